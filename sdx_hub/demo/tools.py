@@ -1,0 +1,76 @@
+"""Running `sdx` and `sdx-agent` the way that people do, with secrets through file descriptors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sdx_hub.demo.errors import DemoError
+
+
+def program(name: str) -> str:
+    """The console script of this very installation."""
+    return str(Path(sys.executable).parent / name)
+
+
+class Tools:
+    """The `sdx` command of one person: a config of their own, and one passphrase.
+
+    Args:
+        config: Their user config file.
+        passphrase: Opens the demo's signing keys.
+        root: Working folder of the commands.
+    """
+
+    def __init__(self, config: Path, passphrase: str, root: Path) -> None:
+        self._passphrase = passphrase
+        self._root = root
+        self._environment = {key: value for key, value in os.environ.items() if not key.startswith("SDX_")}
+        self._environment["SDX_CONFIG"] = str(config)
+
+    def __repr__(self) -> str:
+        return f"Tools(root={self._root})"
+
+    def sdx(self, *arguments: str, secret: str = "", through: str = "") -> Any:
+        """Run `sdx ... --json` and return what it answers.
+
+        Args:
+            arguments: The command without `--json`.
+            secret: Goes through a pipe to the option named by `through`.
+            through: For instance `--token-fd`.
+
+        Raises:
+            DemoError: The command failed; its own words are in the message.
+        """
+        command = [program("sdx"), *arguments, "--json"]
+        reading: tuple[int, ...] = ()
+        if through:
+            source, sink = os.pipe()
+            os.write(sink, secret.encode() + b"\n")
+            os.close(sink)
+            command += [through, str(source)]
+            reading = (source,)
+        try:
+            outcome = subprocess.run(  # noqa: S603 - our own command
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=self._root,
+                env=self._environment,
+                pass_fds=reading,
+            )
+        finally:
+            for descriptor in reading:
+                os.close(descriptor)
+        if outcome.returncode != 0:
+            raise DemoError(
+                f"`sdx {' '.join(arguments)}` ended with {outcome.returncode}: "
+                f"{outcome.stdout.strip()} {outcome.stderr.strip()}"
+            )
+        return json.loads(outcome.stdout) if outcome.stdout.strip() else None
+
+    def sdx_with_passphrase(self, *arguments: str) -> Any:
+        return self.sdx(*arguments, secret=self._passphrase, through="--passphrase-fd")
