@@ -30,7 +30,7 @@ KEY_OWNER_FIELD = "x-sdx-keyowner"
 
 _T = TypeVar("_T")
 
-Serial = Annotated[str, Meta(min_length=1, max_length=MAX_SERIAL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+Serial = Annotated[str, Meta(min_length=1, max_length=MAX_SERIAL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)")]
 Ed25519Hex = Annotated[str, Meta(pattern=SHA256_PATTERN)]
 """A raw Ed25519 public key: 32 bytes as 64 hexadecimal digits."""
 

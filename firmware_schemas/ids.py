@@ -24,9 +24,10 @@ Sha256Hex = NewType("Sha256Hex", str)
 ActionId = NewType("ActionId", str)
 """One instruction of the director to one device: `DEVICE.DESIRED_VERSION`."""
 
-NAME_PATTERN = rf"^[a-z0-9](?:[a-z0-9._-]{{0,{MAX_NAME_CHARS - 2}}}[a-z0-9])?$"
-VERSION_PATTERN = rf"^[A-Za-z0-9](?:[A-Za-z0-9.+_-]{{0,{MAX_NAME_CHARS - 2}}}[A-Za-z0-9])?$"
-SHA256_PATTERN = r"^[0-9a-f]{64}$"
+# `$` also matches before a final newline; the look-ahead closes that, in Python and ECMAScript alike.
+NAME_PATTERN = rf"^[a-z0-9](?:[a-z0-9._-]{{0,{MAX_NAME_CHARS - 2}}}[a-z0-9])?$(?!\n)"
+VERSION_PATTERN = rf"^[A-Za-z0-9](?:[A-Za-z0-9.+_-]{{0,{MAX_NAME_CHARS - 2}}}[A-Za-z0-9])?$(?!\n)"
+SHA256_PATTERN = r"^[0-9a-f]{64}$(?!\n)"
 
 NameField = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=MAX_NAME_CHARS)]
 VersionField = Annotated[str, Meta(pattern=VERSION_PATTERN, max_length=MAX_NAME_CHARS)]

@@ -76,7 +76,7 @@ class Component(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     sha256: Sha256Field
     length: PayloadLength
     hardware: tuple[NameField, ...] = ()
-    file_name: Annotated[str, Meta(max_length=128, pattern=r"^(?:[A-Za-z0-9][A-Za-z0-9._+-]*)?$")] = ""
+    file_name: Annotated[str, Meta(max_length=128, pattern=r"^(?:[A-Za-z0-9][A-Za-z0-9._+-]*)?$(?!\n)")] = ""
     health: HealthCheck | None = None
 
 
