@@ -1,0 +1,1 @@
+"""Install handlers, one per component type."""

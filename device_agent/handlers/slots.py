@@ -1,0 +1,119 @@
+"""A/B slots: `slots/COMPONENT/{a,b}` and the link `current`, switched atomically.
+
+The slot that is not current may hold anything at any time; nothing reads it before it is staged, read back and
+switched to.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from device_agent.core.errors import InstallError
+from device_agent.core.plan import Item
+from device_agent.ports.storage import Storage, replace_symlink
+
+SLOTS = ("a", "b")
+_OPEN_MODE = 0o755
+CURRENT = "current"
+
+
+class Handler(Protocol):
+    """What installs components of one type. Every method is idempotent: the journal may have it called again."""
+
+    def check(self, item: Item) -> None:
+        """Refuse an item that can never be staged.
+
+        Raises:
+            InstallError: With what is wrong.
+        """
+
+    def stage(self, item: Item, chunks: Iterator[bytes]) -> None:
+        """Fill the inactive slot and wait until it is on the medium."""
+
+    def verify(self, item: Item) -> None:
+        """Read the staged slot back and compare it with the signed digest.
+
+        Raises:
+            InstallError: It differs.
+        """
+
+    def switch(self, item: Item) -> None:
+        """Make the staged slot current."""
+
+    def rollback(self, item: Item) -> None:
+        """Make the previous slot current again, or nothing where there was none."""
+
+    def digest(self, component: str, slot: str, file_name: str) -> str | None:
+        """The canonical digest of what is in a slot; None where it has no canonical form or is missing."""
+
+
+class SlotHandler:
+    """The part that all slot-based handlers share.
+
+    Args:
+        folder: STATE/slots.
+        storage: Every change goes through it.
+    """
+
+    def __init__(self, folder: Path, storage: Storage) -> None:
+        self._folder = folder
+        self._storage = storage
+
+    def check(self, item: Item) -> None:
+        if item.slot not in SLOTS or item.slot == item.previous or item.previous not in ("", *SLOTS):
+            raise InstallError(f"The plan installs {item.component.name} into the slot {item.slot!r}.")
+
+    def stage(self, item: Item, chunks: Iterator[bytes]) -> None:
+        slot = self._slot(item)
+        if current_slot(self._folder, item.component.name) == item.slot:
+            raise InstallError(f"{slot} is current and cannot be written to.")
+        self._storage.remove_tree(slot)
+        self._storage.make_folder(slot.parent, _OPEN_MODE)
+        self._storage.make_folder(slot, _OPEN_MODE)
+        self._fill(slot, item, chunks)
+        self._storage.sync_tree(slot)
+        self._storage.sync_folder(slot.parent)
+        self._storage.sync_folder(self._folder)
+
+    def verify(self, item: Item) -> None:
+        found = self.digest(item.component.name, item.slot, item.file_name)
+        if found != item.component.sha256:
+            raise InstallError(
+                f"{item.component.name} reads back from its slot as {found or 'unreadable'}, not as "
+                f"{item.component.sha256}: a faulty medium, or an archive that is not in canonical form."
+            )
+
+    def switch(self, item: Item) -> None:
+        replace_symlink(self._storage, self._folder / item.component.name / CURRENT, item.slot)
+
+    def rollback(self, item: Item) -> None:
+        folder = self._folder / item.component.name
+        if item.previous:
+            replace_symlink(self._storage, folder / CURRENT, item.previous)
+        elif folder.is_dir():
+            self._storage.unlink(folder / CURRENT)
+            self._storage.sync_folder(folder)
+
+    def digest(self, component: str, slot: str, file_name: str) -> str | None:
+        try:
+            return self._read_back(self._folder / component / slot, file_name)
+        except (OSError, InstallError):
+            return None
+
+    def _slot(self, item: Item) -> Path:
+        return self._folder / item.component.name / item.slot
+
+    def _fill(self, slot: Path, item: Item, chunks: Iterator[bytes]) -> None:
+        raise NotImplementedError
+
+    def _read_back(self, slot: Path, file_name: str) -> str:
+        raise NotImplementedError
+
+
+def current_slot(folder: Path, component: str) -> str:
+    """The current slot of a component, or an empty string."""
+    try:
+        text = str((folder / component / CURRENT).readlink())
+    except OSError:
+        return ""
+    return text if text in SLOTS else ""
