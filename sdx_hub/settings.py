@@ -1,0 +1,161 @@
+"""The hub's settings: one frozen struct, decoded once, from `DATA/hub.toml` and the `SDX_*` environment.
+
+The environment wins over the file; `sdx hub serve` puts its flags above both. An unknown key is refused, because a
+misspelt one would otherwise be a default that nobody chose.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sdx_hub.domain.errors import BadInput
+
+ENVIRONMENT_PREFIX = "SDX_"
+CLIENT_VARIABLES = frozenset({"CONFIG", "HUB", "TOKEN", "PROFILE", "PASSPHRASE_FD"})
+"""`SDX_*` variables of the `sdx` command itself; the hub leaves them alone."""
+
+Seconds = Annotated[int, Meta(ge=1, le=10 * 365 * 86400)]
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_DAY_S = 86400
+
+
+class InvalidSettings(BadInput):
+    default_code = "settings_invalid"
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that an operator can set.
+
+    Attributes:
+        data_dir: Folder of the database, the blobs, the uploads and the online keys.
+        database_url: SQLAlchemy URL; empty means SQLite in `data_dir`. May hold a password, so it is never shown.
+        public_url: How devices and people reach the hub, where that differs from host and port; https in production.
+        poll_interval_s, poll_jitter_s: What devices are told; the jitter is added by them.
+        timestamp_life_s, snapshot_life_s, director_life_s: How long metadata that the hub signs is valid.
+        resign_check_s: How often the hub looks whether something must be signed again.
+        fleet_refresh_ms: How often a worker looks for changes that another worker made.
+        environment: `development` relaxes the checks below, and says so at every start.
+    """
+
+    data_dir: Path
+    database_url: str = ""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8400
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    public_url: str = ""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
+    poll_interval_s: Seconds = 60
+    poll_jitter_s: Annotated[int, Meta(ge=0, le=86400)] = 15
+    timestamp_life_s: Seconds = _DAY_S
+    snapshot_life_s: Seconds = 7 * _DAY_S
+    director_life_s: Seconds = _DAY_S
+    resign_check_s: Seconds = 60
+    fleet_refresh_ms: Annotated[int, Meta(ge=20, le=5000)] = 400
+    environment: Literal["production", "development"] = "production"
+
+    @property
+    def database(self) -> str:
+        """The database's URL; not for logs."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'hub.db'}"
+
+    @property
+    def blobs_dir(self) -> Path:
+        return self.data_dir / "blobs"
+
+    @property
+    def uploads_dir(self) -> Path:
+        return self.data_dir / "uploads"
+
+    @property
+    def online_dir(self) -> Path:
+        return self.data_dir / "online"
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url.rstrip("/") or f"http://{host}:{self.port}"
+
+    def __repr__(self) -> str:
+        shown = {field: getattr(self, field) for field in self.__struct_fields__}
+        shown["database_url"] = _without_password(self.database_url)
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def load_settings(data_dir: Path, environ: Mapping[str, str], **flags: Any) -> Settings:
+    """Decode the settings once.
+
+    Args:
+        data_dir: The data folder; `hub.toml` in it is optional.
+        environ: Usually `os.environ`.
+        flags: From the command line; None means not given.
+
+    Raises:
+        InvalidSettings: A key is unknown, a value is malformed, or it is unsafe in production.
+    """
+    values: dict[str, Any] = _from_file(data_dir / "hub.toml")
+    for name, text in environ.items():
+        key = name.removeprefix(ENVIRONMENT_PREFIX)
+        if name.startswith(ENVIRONMENT_PREFIX) and key not in CLIENT_VARIABLES:
+            values[key.lower()] = text
+    values |= {name: value for name, value in flags.items() if value is not None}
+    values["data_dir"] = str(data_dir.absolute())
+    try:
+        settings = msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidSettings(
+            f"The settings are not valid: {error}. Look into hub.toml and the SDX_* variables."
+        ) from None
+    _refuse_unsafe(settings)
+    return settings
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{path} is not valid TOML: {error}.") from error
+
+
+def _refuse_unsafe(settings: Settings) -> None:
+    public = urlsplit(settings.public_url)
+    if settings.public_url and (public.scheme not in {"http", "https"} or not public.hostname):
+        raise InvalidSettings("public_url must look like https://hub.example.org.", "settings_invalid")
+    if settings.environment == "development":
+        return
+    if public.scheme == "http" and public.hostname not in _LOOPBACK:
+        raise InvalidSettings(
+            "public_url must be https in production: polls carry a bearer token. Put a TLS proxy in front, or set "
+            'environment = "development".',
+            "settings_unsafe",
+        )
+    if settings.log_level == "debug":
+        raise InvalidSettings(
+            'log_level "debug" is for environment = "development": it may show what devices send.', "settings_unsafe"
+        )
+    if settings.timestamp_life_s > settings.snapshot_life_s:
+        raise InvalidSettings(
+            "timestamp_life_s must not exceed snapshot_life_s: the timestamp is what bounds a freeze attack.",
+            "settings_unsafe",
+        )
+    if settings.timestamp_life_s > 7 * _DAY_S or settings.director_life_s > 7 * _DAY_S:
+        raise InvalidSettings(
+            "timestamp_life_s and director_life_s may be 7 days at the most in production: so long can a stolen "
+            "online key or a frozen mirror keep devices in the past.",
+            "settings_unsafe",
+        )
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
