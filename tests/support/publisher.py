@@ -28,15 +28,20 @@ _SERIALIZER = JSONSerializer(compact=True)
 
 @dataclass(frozen=True)
 class Payload:
-    """One component to publish: a folder as `{path: content}`, or a file's bytes."""
+    """One component to publish: a folder as `{path: content}`, or a file's bytes.
+
+    Attributes:
+        kind: Another component type than the content suggests: bytes that claim to be a folder, say.
+    """
 
     name: str
     content: dict[str, bytes] | bytes
     health: tuple[str, ...] = ()
+    kind: str = ""
 
     @property
     def type(self) -> str:
-        return "directory" if isinstance(self.content, dict) else "file"
+        return self.kind or ("directory" if isinstance(self.content, dict) else "file")
 
     def raw(self) -> bytes:
         return canonical_tar(self.content) if isinstance(self.content, dict) else self.content
