@@ -1,0 +1,109 @@
+"""Products, releases, the proposals that still wait for a signature, and uploads that are under way."""
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from sdx_hub.persistence.types import UtcDateTime
+
+_EVER_PUBLISHED = text("state IN ('published', 'yanked')")
+_OPEN = text("state = 'open'")
+
+
+class Product(SQLModel, table=True):
+    """A product belongs to one team for good: the team's name is part of every target path of it."""
+
+    __tablename__ = "product"
+    __table_args__ = (UniqueConstraint("name", "team_role", name="uq_product_name_team_role"),)
+
+    name: str = Field(primary_key=True, max_length=64)
+    team_role: str = Field(max_length=80)
+
+
+class Release(SQLModel, table=True):
+    """A release, from its first signature on.
+
+    Attributes:
+        state: `waiting` (signatures are missing), `outdated` (another release of the team came first: rebase it),
+            `published`, `yanked`.
+        manifest: Canonical JSON; it never changes.
+    """
+
+    __tablename__ = "release"
+    __table_args__ = (
+        UniqueConstraint("product", "version", name="uq_release_product_version"),
+        ForeignKeyConstraint(["product", "team_role"], ["product.name", "product.team_role"]),
+        CheckConstraint("state IN ('waiting', 'outdated', 'published', 'yanked')", name="state"),
+        # Two proposals may wait with the same counter; only one of them can ever be published.
+        Index(
+            "uq_release_counter_published",
+            "product",
+            "release_counter",
+            unique=True,
+            sqlite_where=_EVER_PUBLISHED,
+            postgresql_where=_EVER_PUBLISHED,
+        ),
+        Index("ix_release_team_role_state", "team_role", "state"),
+    )
+
+    id: str = Field(primary_key=True, max_length=129)
+    product: str = Field(max_length=64)
+    version: str = Field(max_length=64)
+    team_role: str = Field(max_length=80)
+    release_counter: int
+    manifest: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    state: str = Field(max_length=16)
+    created_by: str = Field(max_length=64)
+    created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    published_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
+    yanked_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
+    yank_reason: str = Field(default="", max_length=8192)
+
+
+class Proposal(SQLModel, table=True):
+    """The team's metadata that would publish a release, with the signatures that it has so far.
+
+    Attributes:
+        base_version: The version of the team's metadata that it follows.
+        raw: Metadata with valid signatures only.
+    """
+
+    __tablename__ = "proposal"
+    __table_args__ = (ForeignKeyConstraint(["release_id"], ["release.id"], ondelete="CASCADE"),)
+
+    release_id: str = Field(primary_key=True, max_length=129)
+    role: str = Field(max_length=80)
+    base_version: int
+    raw: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    updated_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+
+
+class Upload(SQLModel, table=True):
+    """A payload on its way in.
+
+    Attributes:
+        sha256: Of the decoded, canonical payload.
+        length: Encoded bytes to come.
+        decoded_length: Bytes of the payload: the cap while decompressing.
+        offset: Bytes that are on the disk for sure.
+        state: `open`, `complete`, or `failed` (the content was refused).
+    """
+
+    __tablename__ = "upload"
+    __table_args__ = (
+        CheckConstraint('"offset" >= 0 AND "offset" <= length', name="offset"),
+        CheckConstraint("state IN ('open', 'complete', 'failed')", name="state"),
+        # The same person asking again continues the same upload.
+        Index("uq_upload_open", "created_by", "sha256", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+    )
+
+    id: str = Field(primary_key=True, max_length=64)
+    sha256: str = Field(max_length=64)
+    length: int
+    decoded_length: int
+    encoding: str = Field(max_length=16)
+    offset: int
+    state: str = Field(max_length=16)
+    created_by: str = Field(max_length=64)
+    created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
