@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, LargeBinary, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-from sdx_hub.persistence.types import UtcDateTime
+from sdx_hub.persistence.types import BigInt, UtcDateTime
 
 _EVER_PUBLISHED = text("state IN ('published', 'yanked')")
 _OPEN = text("state = 'open'")
@@ -28,6 +28,8 @@ class Release(SQLModel, table=True):
         state: `waiting` (signatures are missing), `outdated` (another release of the team came first: rebase it),
             `published`, `yanked`.
         manifest: Canonical JSON; it never changes.
+        threshold, signed_by: Of the signatures that published it (`signed_by`: JSON list of owners); while it waits,
+            its proposal says who has signed.
     """
 
     __tablename__ = "release"
@@ -51,7 +53,7 @@ class Release(SQLModel, table=True):
     product: str = Field(max_length=64)
     version: str = Field(max_length=64)
     team_role: str = Field(max_length=80)
-    release_counter: int
+    release_counter: int = Field(sa_column=Column(BigInt, nullable=False))
     manifest: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     state: str = Field(max_length=16)
     created_by: str = Field(max_length=64)
@@ -59,6 +61,8 @@ class Release(SQLModel, table=True):
     published_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
     yanked_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
     yank_reason: str = Field(default="", max_length=8192)
+    threshold: int = 0
+    signed_by: str = Field(default="[]", sa_column=Column(Text, nullable=False))
 
 
 class Proposal(SQLModel, table=True):
@@ -100,10 +104,10 @@ class Upload(SQLModel, table=True):
 
     id: str = Field(primary_key=True, max_length=64)
     sha256: str = Field(max_length=64)
-    length: int
-    decoded_length: int
+    length: int = Field(sa_column=Column(BigInt, nullable=False))
+    decoded_length: int = Field(sa_column=Column(BigInt, nullable=False))
     encoding: str = Field(max_length=16)
-    offset: int
+    offset: int = Field(sa_column=Column(BigInt, nullable=False))
     state: str = Field(max_length=16)
     created_by: str = Field(max_length=64)
     created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
