@@ -44,9 +44,10 @@ class Craft(Struct):
         if outcome.returncode != 0:
             raise DemoError(f"{self.serial} could not enrol: {outcome.stdout} {outcome.stderr}")
         # The device's own health file: `sdx demo break` removes it, and the next update rolls back on this craft.
-        (self.state / "healthy").touch()
+        self.healthy.touch()
         settings = self.state / "agent.toml"
-        settings.write_text(settings.read_text() + f'\nhealth = [["test", "-e", {json.dumps(str(self.healthy))}]]\n')
+        argv = json.dumps(["/usr/bin/test", "-e", str(self.healthy)])
+        settings.write_text(f"{settings.read_text()}\n[[health]]\nargv = {argv}\n\n[trial]\ninterval_s = 1.0\n")
 
     @property
     def healthy(self) -> Path:
@@ -84,7 +85,7 @@ class Craft(Struct):
 
         Raises:
             cryptography.exceptions.InvalidSignature: The signature is not this craft's.
-        DemoError: The report is something else.
+            DemoError: The report is something else.
         """
         pem = (self.state / "identity" / "device.key").read_bytes()
         key = load_pem_private_key(pem, password=None)
