@@ -78,7 +78,7 @@ class Proposal(SQLModel, table=True):
 
     release_id: str = Field(primary_key=True, max_length=129)
     role: str = Field(max_length=80)
-    base_version: int
+    base_version: int = Field(sa_column=Column(BigInt, nullable=False))
     raw: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     updated_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
 

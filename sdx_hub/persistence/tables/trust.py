@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Column, ForeignKeyConstraint, Index, LargeBinary, Text
 from sqlmodel import Field, SQLModel
 
-from sdx_hub.persistence.types import UtcDateTime
+from sdx_hub.persistence.types import BigInt, UtcDateTime
 
 
 class MetadataFile(SQLModel, table=True):
@@ -23,7 +23,7 @@ class MetadataFile(SQLModel, table=True):
 
     repository: str = Field(primary_key=True, max_length=16)
     role: str = Field(primary_key=True, max_length=80)
-    version: int = Field(primary_key=True)
+    version: int = Field(sa_column=Column(BigInt, primary_key=True, autoincrement=False))
     raw: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     expires_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
     created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
@@ -61,8 +61,8 @@ class DirectorDocument(SQLModel, table=True):
     )
 
     device_id: str = Field(primary_key=True, max_length=64)
-    version: int = Field(primary_key=True)
-    desired_version: int
+    version: int = Field(sa_column=Column(BigInt, primary_key=True, autoincrement=False))
+    desired_version: int = Field(sa_column=Column(BigInt, nullable=False))
     targets: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     snapshot: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     timestamp: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
