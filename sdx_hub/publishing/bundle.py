@@ -181,8 +181,8 @@ def _entries(file: BinaryIO, size: int) -> Iterator[tuple[str, Part]]:
         if len(block) < BLOCK:
             raise BundleRefused("The file is cut off, or is not a .sdx file.", "bundle_invalid")
         if not any(block):
-            if any(file.read(BLOCK)) or file.read(1):
-                raise BundleRefused("Something follows the end of the .sdx file.", "bundle_invalid")
+            if file.read(BLOCK + 1) != bytes(BLOCK):
+                raise BundleRefused("The .sdx file does not end as it should.", "bundle_invalid")
             return
         name, length = _header(block)
         offset += BLOCK

@@ -85,11 +85,7 @@ class HubClient:
                     if len(content) > MAX_ANSWER_BYTES:
                         raise TrustError(f"The hub's answer to {path} does not end.", "answer_too_large")
         except httpx.HTTPError as error:
-            raise Unavailable(
-                f"Cannot reach the hub at {self.url} ({type(error).__name__}: {error}). Check the address and the "
-                "network; nothing was lost, the same command can be run again.",
-                "hub_unreachable",
-            ) from error
+            raise self._unreachable(error) from error
         except httpx.InvalidURL as error:
             raise BadInput(f"{self.url!r} is no address of a hub: {error}.", "hub_address") from error
         whole = httpx.Response(
@@ -98,6 +94,21 @@ class HubClient:
         if whole.status_code >= 300:
             raise problem(whole)
         return whole
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """The decoded bytes of a resource, in pieces; the caller bounds how many it takes.
+
+        Raises:
+            Unavailable, HubError: As for `request`.
+        """
+        try:
+            with self._http.stream("GET", path) as response:
+                if response.status_code >= 300:
+                    response.read()
+                    raise problem(response)
+                yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
 
     def get(self, path: str, **parameters: Any) -> Any:
         """JSON of a resource below /api/v1."""
@@ -127,6 +138,13 @@ class HubClient:
     def raw(self, path: str) -> bytes:
         """The bytes of a resource, wherever it is."""
         return self.request("GET", path).content
+
+    def _unreachable(self, error: httpx.HTTPError) -> Unavailable:
+        return Unavailable(
+            f"Cannot reach the hub at {self.url} ({type(error).__name__}: {error}). Check the address and the "
+            "network; nothing was lost, the same command can be run again.",
+            "hub_unreachable",
+        )
 
 
 def items(document: Any) -> list[Any]:

@@ -2,15 +2,26 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from io import BytesIO
 from typing import Any, BinaryIO
 
 from firmware_schemas.limits import UPLOAD_CHUNK_BYTES
 from sdx_hub.domain.errors import ConflictError, TrustError, Unavailable
-from sdx_hub.publishing.bundle import Bundle, Part
+from sdx_hub.publishing.bundle import Bundle, manifest_digest
 from sdx_hub.publishing.hub_client import HubClient
 
 _ATTEMPTS = 6
 _FIRST_PAUSE_S = 0.5
+
+_Opener = Callable[[], AbstractContextManager[BinaryIO]]
+
+
+def upload_bytes(bundle: Bundle) -> int:
+    """How many bytes `Uploader.send` will report."""
+    parts = [*bundle.payloads.values(), *bundle.documents.values()]
+    return sum(part.size for part in parts) + len(bundle.manifest_raw)
 
 
 class Uploader:
@@ -30,7 +41,7 @@ class Uploader:
         self._pause = pause
 
     def send(self, bundle: Bundle) -> list[str]:
-        """Upload every payload and document of a verified release.
+        """Upload every payload and document of a verified release, and its manifest.
 
         Returns:
             The digests that the hub did not have.
@@ -45,11 +56,20 @@ class Uploader:
         sent = []
         for sha256, part, encoding, decoded_length in parts:
             order = {"sha256": sha256, "length": part.size, "encoding": encoding, "decoded_length": decoded_length}
-            if self._send_part(bundle, part, order):
+            if self._send_part(partial(bundle.content, part), part.size, order):
                 sent.append(sha256)
+        raw = bundle.manifest_raw
+        order = {
+            "sha256": manifest_digest(bundle),
+            "length": len(raw),
+            "encoding": "identity",
+            "decoded_length": len(raw),
+        }
+        if self._send_part(lambda: nullcontext(BytesIO(raw)), len(raw), order):
+            sent.append(manifest_digest(bundle))
         return sent
 
-    def _send_part(self, bundle: Bundle, part: Part, order: dict[str, Any]) -> bool:
+    def _send_part(self, opened: _Opener, size: int, order: dict[str, Any]) -> bool:
         reported = 0
 
         def report(done: int) -> None:
@@ -62,9 +82,9 @@ class Uploader:
             try:
                 begun = self._hub.send("POST", "/uploads", order)
                 if not begun.get("exists"):
-                    with bundle.content(part) as content:
-                        self._pieces(begun["id"], content, part, int(begun["offset"]), report)
-                report(part.size)
+                    with opened() as content:
+                        self._pieces(begun["id"], content, size, int(begun["offset"]), report)
+                report(size)
                 return not begun.get("exists")
             except Unavailable:
                 if attempt == _ATTEMPTS - 1:
@@ -72,11 +92,11 @@ class Uploader:
                 self._pause(_FIRST_PAUSE_S * 2**attempt)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _pieces(self, upload: str, content: BinaryIO, part: Part, offset: int, report: Callable[[int], None]) -> None:
+    def _pieces(self, upload: str, content: BinaryIO, size: int, offset: int, report: Callable[[int], None]) -> None:
         corrections = 0
         while True:
-            if not 0 <= offset <= part.size:
-                raise TrustError(f"The hub asks for byte {offset} of {part.size}.", "answer_invalid")
+            if not 0 <= offset <= size:
+                raise TrustError(f"The hub asks for byte {offset} of {size}.", "answer_invalid")
             report(offset)
             content.seek(offset)
             headers = {"Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}

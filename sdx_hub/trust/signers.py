@@ -110,6 +110,29 @@ def open_signer(
         NotFound, TrustError: The key is missing, or refuses (see `EncryptedFileSigner`).
     """
     uri = normal_uri(text)
+    scheme = _scheme(uri)
+    key = public_key(uri, secrets, public=public, candidates=candidates)
+    try:
+        return Signer.from_priv_key_uri(uri, key, secrets)
+    except (NotFound, TrustError, BadInput):
+        raise
+    except Exception as error:
+        raise TrustError(f"The signer {scheme}: cannot be used: {error}.", "signer_failed") from error
+
+
+def public_key(
+    text: str, secrets: SecretsHandler, *, public: Path | None = None, candidates: Iterable[Key] = ()
+) -> SSlibKey:
+    """The public key of the signer that a URI names, without opening the private part.
+
+    So a person can be shown what will be signed before a passphrase is asked for. Arguments and errors are those of
+    `open_signer`; only a token that hides its public keys asks for the PIN here.
+    """
+    uri = normal_uri(text)
+    return _public_key(uri, _scheme(uri), secrets, public, list(candidates))
+
+
+def _scheme(uri: str) -> str:
     scheme = uri.partition(":")[0]
     if scheme not in SIGNER_FOR_URI_SCHEME:
         raise BadInput(
@@ -117,13 +140,7 @@ def open_signer(
             "service that securesystemslib knows.",
             "signer_unknown",
         )
-    key = _public_key(uri, scheme, secrets, public, list(candidates))
-    try:
-        return Signer.from_priv_key_uri(uri, key, secrets)
-    except (NotFound, TrustError, BadInput):
-        raise
-    except Exception as error:
-        raise TrustError(f"The signer {scheme}: cannot be used: {error}.", "signer_failed") from error
+    return scheme
 
 
 def import_hsm(text: str, owner: str, secrets: SecretsHandler) -> tuple[str, keys.PublicKey]:
