@@ -23,6 +23,9 @@ class NothingToDo(HubError):
 
 
 _BY_CODE = {
+    "already_published": NOTHING_TO_DO,
+    "already_signed": NOTHING_TO_DO,
+    "already_yanked": NOTHING_TO_DO,
     "ceremony_threshold": USAGE,
     "component_form": USAGE,
     "constraint_form": USAGE,

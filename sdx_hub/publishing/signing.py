@@ -7,7 +7,7 @@ goes on:
 1. One that does not follow the team's current version is rebased: a new one is made on the current version, and the
    old signatures, which are for other bytes, are dropped and named.
 2. The same bytes in both: the signatures are joined.
-3. Other bytes: the hub's goes on if somebody has signed it, because that is where the others will look.
+3. Other bytes: the one with more signatures goes on. If it is a draw, the hub's: that is where the others will look.
 
 Nothing that the hub says is believed: its proposal is checked like one from a file. Everything here is pure.
 """
@@ -117,18 +117,11 @@ def prepare(
         metadata = Metadata(mine.metadata.signed, joined)
         proposal = team_metadata.check(view, metadata, manifest, yanked, now)
         return Step(proposal, None, file.dropped, _about(notes, file), bool(more or file.dropped))
-    if theirs and theirs.signed_by:
-        dropped = file.dropped + (mine.signed_by if mine else ())
-        if mine and mine.signed_by:
-            notes.append(
-                f"{_names(theirs.signed_by)} signed another proposal for this release, which waits on the hub: that "
-                f"one goes on. The signature of {_names(mine.signed_by)} in the file is dropped; sign again."
-            )
-        else:
-            notes.append(f"The proposal that {_names(theirs.signed_by)} signed waits on the hub: it goes on.")
-        return Step(theirs, file.outdated, dropped, _about(notes, file), True)
+    if theirs and theirs.signed_by and len(theirs.signed_by) >= (len(mine.signed_by) if mine else 0):
+        notes.append(f"The proposal that {_names(theirs.signed_by)} signed waits on the hub: it goes on.")
+        return _instead(theirs, mine, notes, file)
     if mine:
-        return Step(mine, None, file.dropped, _about(notes, file), bool(file.dropped))
+        return _instead(mine, theirs, notes, file)
     metadata = team_metadata.next_version(view, manifest, yanked, now)
     fresh = team_metadata.check(view, metadata, manifest, yanked, now)
     before = file if file.outdated is not None else hub
@@ -157,6 +150,27 @@ def sign(
     except UnsignedMetadataError as error:
         raise TrustError(f"The signer did not sign: {error.__cause__ or error}.", "signer_failed") from error
     return team_metadata.check(view, metadata, manifest, yanked, now)
+
+
+def _instead(chosen: Proposal, other: Proposal | None, notes: list[str], file: _Candidate) -> Step:
+    lost = other.signed_by if other else ()
+    if lost:
+        notes.append(
+            f"{_names(lost)} signed other bytes for the same release; with those of {_names(chosen.signed_by)} they "
+            f"cannot be joined. {_names(lost)} must sign again; nothing of the release itself differs."
+        )
+    changed = other is not None or bool(file.dropped) or file.proposal is None
+    return Step(chosen, file.outdated, file.dropped + lost, _about(notes, file), changed)
+
+
+def signers_of(view: TeamView, raw: bytes) -> tuple[str, ...]:
+    """Who has signed metadata, by the team's keys; wrong signatures and other keys do not count.
+
+    Raises:
+        TrustError: It is no metadata (code `metadata_invalid`).
+    """
+    metadata = rotation.parse(raw, "The release's metadata")
+    return rotation.signature_state("targets", view.delegator, view.role, metadata).signed
 
 
 def _candidate(

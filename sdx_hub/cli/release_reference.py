@@ -1,0 +1,51 @@
+"""A release by what a person types: a .sdx file, or the id of one that a hub has."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from firmware_schemas.ids import parse_release_id
+from sdx_hub.cli.failures import UsageFault
+from sdx_hub.cli.session import Session
+from sdx_hub.publishing import bundle as bundles
+from sdx_hub.publishing import listing, payload, verifying
+from sdx_hub.publishing.bundle import Bundle
+from sdx_hub.publishing.listing import Listed
+from sdx_hub.publishing.verifying import VerifiedBundle
+
+_ID = re.compile(r"^[^/@\s]+@[^/@\s]+$")
+
+
+def is_release_id(text: str) -> bool:
+    """Whether `text` is PRODUCT@VERSION; an existing file of that name is a file.
+
+    Raises:
+        InvalidName: It looks like one, and cannot be.
+        UsageFault: It is neither an id nor an existing file (code `release_unknown`).
+    """
+    if Path(text).exists():
+        return False
+    if not _ID.match(text) or text.endswith(".sdx"):
+        raise UsageFault(
+            f"{text!r} is neither a file here nor PRODUCT@VERSION. See: sdx release list.", "release_unknown"
+        )
+    parse_release_id(text)
+    return True
+
+
+def open_verified(session: Session, path: Path) -> VerifiedBundle:
+    """Open a .sdx file and check its whole content, with a progress bar.
+
+    Raises:
+        BundleRefused: It is not what it claims to be.
+    """
+    bundle = bundles.read(path)
+    with session.console.progress("verifying", verifying.unpacked_bytes(bundle)) as progress:
+        return verifying.verify(bundle, progress)
+
+
+def files_of(bundle: Bundle, sha256: str, length: int) -> Mapping[str, Listed]:
+    """The files of a `directory` component, by path."""
+    with bundle.content(bundle.payloads[sha256]) as compressed:
+        chunks = payload.unpack(compressed, sha256, length)
+        return {listed.entry.path: listed for listed in listing.read(chunks)}
