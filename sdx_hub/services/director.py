@@ -120,14 +120,10 @@ class Director:
         documents = await self._version(device_id, version)
         return documents.targets if role == "targets" else documents.snapshot
 
-    async def newest(self, role: str) -> bytes:
-        """The newest version of what people sign for the director: its root.
-
-        Raises:
-            NotFound: It is another role (code `metadata_not_found`).
-        """
+    async def newest_root(self) -> bytes:
+        """The newest root of the director."""
         await self._store.look()
-        return await self._store.newest_file(DIRECTOR, role)
+        return await self._store.newest_file(DIRECTOR, "root")
 
     async def push(self, principal: Principal, raws: Sequence[bytes]) -> list[str]:
         """Take in new roots of the director that people signed, all or nothing.

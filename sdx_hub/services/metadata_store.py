@@ -15,7 +15,7 @@ from securesystemslib.signer import SSlibKey
 from sqlalchemy import and_, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
-from tuf.api.metadata import Signed
+from tuf.api.metadata import Metadata, Signed, Targets
 
 from sdx_hub.domain.errors import NotFound
 from sdx_hub.persistence.database import Database
@@ -23,7 +23,8 @@ from sdx_hub.persistence.tables.audit import Counter
 from sdx_hub.persistence.tables.trust import MetadataFile, OnlineKey
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.bounded_cache import BoundedCache
-from sdx_hub.trust.online import OnlineKeyInfo, OnlineSigners
+from sdx_hub.trust.online import IMAGE, OnlineKeyInfo, OnlineSigners
+from sdx_hub.trust.verification import delegated_roles
 
 TRUST_COUNTER = "trust"
 _CACHE_BYTES = 32 * 1024**2
@@ -48,6 +49,7 @@ class MetadataStore:
         number: Of the last change that was seen; 0 before the first.
         heads: By repository and role.
         root_digests: SHA-256 of the newest root, by repository.
+        delegated: The roles that the newest top targets role delegates to.
     """
 
     def __init__(self, database: Database, signers: OnlineSigners) -> None:
@@ -60,6 +62,7 @@ class MetadataStore:
         self.number = 0
         self.heads: Mapping[tuple[str, str], Head] = {}
         self.root_digests: Mapping[str, str] = {}
+        self.delegated: frozenset[str] = frozenset()
 
     async def look(self) -> None:
         """Know everything that was committed before this call; callers at the same time share one query."""
@@ -71,15 +74,22 @@ class MetadataStore:
             async with self._database.reading() as session:
                 number = await change_number(session)
                 if number != self.number:
-                    heads = await newest(session)
-                    digests = {
-                        repository: sha256(await one(session, repository, "root", head.version))
-                        for (repository, role), head in heads.items()
-                        if role == "root"
-                    }
-                    await learn_keys(session, self._signers)
-                    self.heads, self.root_digests, self.number = heads, digests, number
+                    await self._read(session)
+                    self.number = number
             self._looks_done = self._looks_begun
+
+    async def _read(self, session: AsyncSession) -> None:
+        heads = await newest(session)
+        digests = {
+            repository: sha256(await one(session, repository, "root", head.version))
+            for (repository, role), head in heads.items()
+            if role == "root"
+        }
+        targets = await newest_raw(session, IMAGE, "targets")
+        await learn_keys(session, self._signers)
+        self.heads, self.root_digests = heads, digests
+        if targets is not None:
+            self.delegated = frozenset(delegated_roles(Metadata[Targets].from_bytes(targets).signed))
 
     async def file(self, repository: str, role: str, version: int) -> bytes:
         """One file.

@@ -77,17 +77,24 @@ def install_keys(key_files: Mapping[str, bytes], folder: Path) -> None:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    for name, content in key_files.items():
-        path = folder / name
-        if path.is_file() and not path.is_symlink() and path.read_bytes() == content:
-            path.chmod(0o600)
-            continue
-        keys.write_new(path, content, 0o600)
+    present = {name for name, content in key_files.items() if _is_there(folder / name, content)}
+    for name in key_files.keys() - present:
+        keys.write_new(folder / name, key_files[name], 0o600)
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _is_there(path: Path, content: bytes) -> bool:
+    """Look at every file before the first is written: a refusal must not leave half of another hub's keys behind."""
+    if not path.exists() and not path.is_symlink():
+        return False
+    if path.is_symlink() or path.read_bytes() != content:
+        raise keys.exists_already(path)
+    path.chmod(0o600)
+    return True
 
 
 def make_key(folder: Path, repository: str, role: str) -> OnlineKeyInfo:
