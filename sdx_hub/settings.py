@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from sdx_hub.domain.errors import BadInput
 
 ENVIRONMENT_PREFIX = "SDX_"
-CLIENT_VARIABLES = frozenset({"CONFIG", "HUB", "TOKEN", "PROFILE", "PASSPHRASE_FD"})
+CLIENT_VARIABLES = frozenset({"CONFIG", "HUB", "IMAGE_ROOT", "PROFILE", "TOKEN", "TOKEN_FILE", "TRACEBACK"})
 """`SDX_*` variables of the `sdx` command itself; the hub leaves them alone."""
 
 Seconds = Annotated[int, Meta(ge=1, le=10 * 365 * 86400)]

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from firmware_schemas.ids import check_name
+from sdx_hub.cli import keys_changes
 from sdx_hub.cli.console import facts
 from sdx_hub.cli.session import Session, command
 from sdx_hub.domain.errors import BadInput, ConflictError
@@ -21,6 +22,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.group()
 def keys() -> None:
     """Keys of people, ceremonies and rotations."""
+
+
+for _each in (keys_changes.sign, keys_changes.list_, keys_changes.rotate, keys_changes.push):
+    keys.add_command(_each)
 
 
 @keys.command()

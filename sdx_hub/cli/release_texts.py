@@ -72,7 +72,7 @@ def proposal_document(proposal: Proposal) -> dict[str, Any]:
     return {
         "role": proposal.role,
         "metadata_version": proposal.metadata.signed.version,
-        "expires_at": proposal.metadata.signed.expires,
+        "expires_at": proposal.metadata.signed.expires.isoformat(),
         "threshold": proposal.threshold,
         "signed_by": list(proposal.signed_by),
         "missing": list(proposal.missing),

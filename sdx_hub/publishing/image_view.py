@@ -104,6 +104,22 @@ class ImageView:
             except ExpiredMetadataError:
                 return TeamView(role, self.targets, self._expired(role))
 
+    def signed_targets(self) -> Metadata[Targets]:
+        """The top targets role with its signatures."""
+        return self._local("targets")
+
+    def signed_team(self, role: str) -> Metadata[Targets]:
+        """A team's current metadata with its signatures.
+
+        Raises:
+            NotFound, TrustError: As for `team`.
+        """
+        current = self.team(role).current
+        metadata = rotation.parse(self._hub.raw(f"{METADATA}{current.version}.{role}.json"), role)
+        if metadata.signed != current:
+            raise TrustError(f"{role} is not the version that was verified.", "image_refused")
+        return metadata
+
     def _expired(self, role: str) -> Targets:
         """A team's metadata that is genuine but has expired: the only way forward is to sign the next version on it.
 
