@@ -15,7 +15,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from firmware_schemas.ids import release_id
-from firmware_schemas.release import ReleaseManifest, targets_of
+from firmware_schemas.release import ReleaseManifest, TargetCustom, targets_of
 from sdx_hub.domain.errors import BadInput, ConflictError, TrustError
 from sdx_hub.publishing.errors import BundleRefused
 from sdx_hub.trust import rotation
@@ -108,10 +108,15 @@ def target_files(team: str, manifest: ReleaseManifest) -> dict[str, TargetFile]:
     """The release's targets as TUF metadata lists them."""
     return {
         target.path: TargetFile(
-            target.length, {"sha256": target.sha256}, target.path, {"custom": msgspec.to_builtins(target.custom)}
+            target.length, {"sha256": target.sha256}, target.path, {"custom": _as_json(target.custom)}
         )
         for target in targets_of(team, manifest)
     }
+
+
+def _as_json(custom: TargetCustom) -> Any:
+    """The custom fields as they come out of a metadata file again: lists, where the struct has tuples."""
+    return msgspec.json.decode(msgspec.json.encode(custom))
 
 
 def next_version(
