@@ -84,8 +84,7 @@ class EnrolmentService:
             if device is None:
                 device = await self._add(uow, request)
                 await uow.commit()
-            elif device.state == "pending" and request.enrol_token and device.serial == request.serial:
-                await self._spend_token(uow, request)
+            elif device.state == "pending" and device.serial == request.serial and await self._proven(uow, request):
                 await self._accept(uow, device, device.id)
                 await uow.commit()
         return EnrolResponse(
@@ -220,12 +219,15 @@ class EnrolmentService:
         uow.after_commit(self._fleet.catch_up)
         return device
 
-    async def _authorise(self, uow: UnitOfWork, request: EnrolRequest) -> bool:
+    async def _proven(self, uow: UnitOfWork, request: EnrolRequest) -> bool:
         if request.enrol_token:
             await self._spend_token(uow, request)
             return True
         known = await uow.session.get(PreauthorisedKey, request.device_key)
-        if known is not None and known.serial in {None, request.serial}:
+        return known is not None and known.serial in {None, request.serial}
+
+    async def _authorise(self, uow: UnitOfWork, request: EnrolRequest) -> bool:
+        if await self._proven(uow, request):
             return True
         pending = await uow.session.scalar(select(func.count()).where(col(Device.state) == "pending"))
         if (pending or 0) >= MAX_PENDING:
