@@ -12,9 +12,7 @@ from tests.support.team import NOW, Person, Team, manifest
 LATER = NOW.replace(hour=18)
 
 
-def prepare(
-    team: Team, release: ReleaseManifest, carried: bytes | None = None, waiting: bytes | None = None
-) -> Step:
+def prepare(team: Team, release: ReleaseManifest, carried: bytes | None = None, waiting: bytes | None = None) -> Step:
     return signing.prepare(team.view(), release, carried=carried, waiting=waiting, yanked=(), now=NOW)
 
 
@@ -56,9 +54,7 @@ def test_another_release_came_first_rebases_and_names_who_must_sign_again(team: 
 
 def test_signatures_on_the_same_bytes_are_joined(team: Team) -> None:
     base = signed(team, manifest())
-    one = signing.sign(
-        team.view(), prepare(team, manifest(), base), manifest(), team.alice.signer, yanked=(), now=NOW
-    )
+    one = signing.sign(team.view(), prepare(team, manifest(), base), manifest(), team.alice.signer, yanked=(), now=NOW)
     two = signing.sign(team.view(), prepare(team, manifest(), base), manifest(), team.bob.signer, yanked=(), now=NOW)
     step = prepare(team, manifest(), signing.encode(one.metadata), signing.encode(two.metadata))
     assert step.proposal.signed_by == ("alice", "bob")
