@@ -104,7 +104,7 @@ def load_settings(data_dir: Path, environ: Mapping[str, str], **flags: Any) -> S
         if name.startswith(ENVIRONMENT_PREFIX) and key not in CLIENT_VARIABLES:
             values[key.lower()] = text
     values |= {name: value for name, value in flags.items() if value is not None}
-    values["data_dir"] = str(data_dir.absolute())
+    values["data_dir"] = data_dir.absolute()
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:

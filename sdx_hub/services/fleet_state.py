@@ -170,6 +170,10 @@ class FleetState:
     def device_id(self, slot: int) -> DeviceId:
         return DeviceId("d-" + self._ids[slot * _ID_BYTES : (slot + 1) * _ID_BYTES].hex())
 
+    def wants_inventory(self, slot: int) -> bool:
+        """Whether the device still has to send its first inventory; until then no poll is answered by 304."""
+        return bool(self._flags[slot] & _WANTS_INVENTORY)
+
     def answer(self, slot: int) -> bytes:
         """The body of a 200 to a poll."""
         version, flags = self.versions[slot], self._flags[slot]
@@ -179,7 +183,7 @@ class FleetState:
                 action=f"{self.device_id(slot)}.{version}" if flags & _ASSIGNED else "",
                 interval_s=self.settings.interval_s,
                 jitter_s=self.settings.jitter_s,
-                inventory=bool(flags & _WANTS_INVENTORY),
+                inventory=self.wants_inventory(slot),
             )
         )
 

@@ -1,0 +1,122 @@
+"""`/blobs/{sha256}`: immutable payloads for devices and people, resumable, compressed on the way where both can."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from litestar import Request, Router, route
+from litestar.di import NamedDependency
+from litestar.enums import HttpMethod
+from litestar.params import FromPath
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from sdx_hub.adapters.blobs import BlobStore, Encoding
+from sdx_hub.api import problems
+from sdx_hub.api.auth import device_or_person
+from sdx_hub.api.hub import Hub
+from sdx_hub.api.ranges import accepts, etag_of, select
+from sdx_hub.domain.errors import NotFound
+
+READ = [HttpMethod.GET, HttpMethod.HEAD]
+
+
+class Answer:
+    """Status and headers, then the body in pieces as the client takes them.
+
+    Litestar's own `Stream` listens for a disconnect in a task group beside the body, which costs as much again.
+    """
+
+    def __init__(self, status: int, headers: dict[str, str], body: AsyncIterator[bytes] | bytes = b"") -> None:
+        self._status = status
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        if isinstance(self._body, bytes):
+            await send({"type": "http.response.body", "body": self._body, "more_body": False})
+            return
+        try:
+            async for piece in self._body:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        finally:
+            # A client that goes away must not leave the file open until somebody collects the generator.
+            if isinstance(self._body, AsyncGenerator):
+                await self._body.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def serve(request: Request[Any, Any, Any], blobs: BlobStore, sha256: str, cache: str) -> ASGIApp:
+    """Answer a GET or HEAD of one blob.
+
+    Args:
+        request: Its conditions and ranges decide.
+        blobs: Where the bytes are.
+        sha256: 64 hexadecimal digits.
+        cache: Who may keep it: `public` or `private`; it never changes.
+
+    Raises:
+        NotFound: It is not here (code `blob_not_found`).
+    """
+    encoding, size = await _representation(request, blobs, sha256)
+    etag, reading = etag_of(sha256, encoding), request.method == "GET"
+    chosen = select(
+        size,
+        etag,
+        if_none_match=request.headers.get("if-none-match", ""),
+        range_=request.headers.get("range", "") if reading else "",
+        if_range=request.headers.get("if-range", ""),
+    )
+    headers = {
+        "etag": etag,
+        "vary": "accept-encoding",
+        "accept-ranges": "bytes",
+        "cache-control": f"{cache}, max-age=31536000, immutable",
+    }
+    if chosen.status == 304:
+        return Answer(304, headers)
+    if chosen.status == 416:
+        detail = f"The payload has {size} bytes in this encoding: begin again from the first."
+        problem = problems.encoded(416, "range_not_satisfiable", detail)
+        headers |= {"content-range": f"bytes */{size}", "cache-control": "no-store"}
+        return Answer(416, headers | _content(problems.MEDIA_TYPE, len(problem)), problem)
+    if encoding != "identity":
+        headers["content-encoding"] = encoding
+    if chosen.status == 206:
+        headers["content-range"] = f"bytes {chosen.start}-{chosen.start + chosen.length - 1}/{size}"
+    headers |= _content("application/octet-stream", chosen.length)
+    body = blobs.read(sha256, encoding, chosen.start, chosen.length) if reading else b""
+    return Answer(chosen.status, headers, body)
+
+
+def check_digest(text: str) -> str:
+    """Return `text` if it can name a blob: anything else would reach into the store's own names.
+
+    Raises:
+        NotFound: It cannot (code `blob_not_found`).
+    """
+    if len(text) != 64 or set(text) - set("0123456789abcdef"):
+        raise NotFound("A blob is named by the 64 hexadecimal digits of its SHA-256.", "blob_not_found")
+    return text
+
+
+async def _representation(request: Request[Any, Any, Any], blobs: BlobStore, sha256: str) -> tuple[Encoding, int]:
+    if accepts(request.headers.get("accept-encoding", ""), "zstd"):
+        packed = await blobs.stat(sha256, "zstd")
+        if packed is not None:
+            return "zstd", packed
+    size = await blobs.stat(sha256, "identity")
+    if size is None:
+        raise NotFound(f"There is no blob {sha256[:12]}... here.", "blob_not_found")
+    return "identity", size
+
+
+def _content(media_type: str, length: int) -> dict[str, str]:
+    return {"content-type": media_type, "content-length": str(length)}
+
+
+@route("/{sha256:str}", http_method=READ, summary="Download a payload, whole or in part")
+async def download(request: Request[Any, Any, Any], hub: NamedDependency[Hub], sha256: FromPath[str]) -> ASGIApp:
+    return await serve(request, hub.blobs, check_digest(sha256), "private")
+
+
+router = Router("/blobs", route_handlers=[download], guards=[device_or_person], tags=["blobs"])

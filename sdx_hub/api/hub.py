@@ -1,0 +1,43 @@
+"""Everything that a handler may call; made once by the composition root, handed to handlers as `hub`."""
+
+from msgspec import Struct
+
+from sdx_hub.adapters.blobs import BlobStore
+from sdx_hub.api.metrics import Metrics
+from sdx_hub.services.assigning import AssigningService
+from sdx_hub.services.audit_log import AuditLogService
+from sdx_hub.services.devices import DeviceService
+from sdx_hub.services.director import Director
+from sdx_hub.services.enrolment import EnrolmentService
+from sdx_hub.services.fleet_state import FleetState
+from sdx_hub.services.health import HealthService
+from sdx_hub.services.idempotency import IdempotencyService
+from sdx_hub.services.image_repository import ImageRepository
+from sdx_hub.services.people import PeopleService
+from sdx_hub.services.releases import ReleaseService
+from sdx_hub.services.reports import ReportService
+from sdx_hub.services.target_index import TargetIndex
+from sdx_hub.services.trust_overview import TrustOverview
+from sdx_hub.services.uploads import UploadService
+
+
+class Hub(Struct, frozen=True):
+    """The services of one worker, and the stores that stream."""
+
+    people: PeopleService
+    enrolment: EnrolmentService
+    devices: DeviceService
+    assigning: AssigningService
+    reports: ReportService
+    releases: ReleaseService
+    uploads: UploadService
+    audit: AuditLogService
+    image: ImageRepository
+    trust: TrustOverview
+    director: Director
+    targets: TargetIndex
+    idempotency: IdempotencyService
+    health: HealthService
+    fleet: FleetState
+    blobs: BlobStore
+    metrics: Metrics

@@ -1,0 +1,29 @@
+"""`/livez`, `/readyz`, `/metrics`: for those who run the hub, and for what watches it."""
+
+from typing import Any
+
+from litestar import Response, Router, get
+from litestar.di import NamedDependency
+
+from sdx_hub.api.hub import Hub
+from sdx_hub.api.problems import text
+from sdx_hub.services.health import Ready
+
+
+@get("/livez", summary="The process answers")
+async def livez() -> Response[str]:
+    return text("ok")
+
+
+@get("/readyz", summary="The hub can do its work; names what will expire", cache_control=None)
+async def readyz(hub: NamedDependency[Hub]) -> Response[Ready]:
+    return Response(await hub.health.ready(), headers={"cache-control": "no-store"})
+
+
+@get("/metrics", summary="Figures in Prometheus' format", include_in_schema=False)
+async def metrics(hub: NamedDependency[Hub]) -> Response[Any]:
+    body, media_type = hub.metrics.render(hub.fleet.count())
+    return Response(body, media_type=media_type)
+
+
+router = Router("/", route_handlers=[livez, readyz, metrics], tags=["operations"])

@@ -1,0 +1,38 @@
+"""Lists in pages: `{"items": [...]}`, and `Link: <...>; rel="next"` while there is more."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import urlencode
+
+from litestar import Request, Response
+from litestar.params import QueryParameter
+from msgspec import Struct
+
+T = TypeVar("T")
+
+MAX_PAGE = 500
+Cursor = Annotated[str | None, QueryParameter(max_length=512, description="From the Link header of the page before.")]
+State = Annotated[str | None, QueryParameter(name="state", max_length=32)]
+"""A parameter cannot be named `state` in Python: Litestar keeps that name for its own."""
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="Items on a page, at the most.")]
+
+
+class Items(Struct, Generic[T]):
+    """One page."""
+
+    items: Sequence[T]
+
+
+def page(request: Request[Any, Any, Any], items: Sequence[T], following: str | None) -> Response[Items[T]]:
+    """Answer a page.
+
+    Args:
+        request: Its query is kept in the link to the next page.
+        items: Of this page.
+        following: Cursor of the next page, or None on the last.
+    """
+    headers = {}
+    if following:
+        query = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+        headers["link"] = f'<{request.url.path}?{urlencode([*query, ("cursor", following)])}>; rel="next"'
+    return Response(Items(items), headers=headers)

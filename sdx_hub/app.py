@@ -1,0 +1,139 @@
+"""The composition root: settings become services, services become one ASGI application."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from importlib.metadata import version
+
+from sdx_hub.adapters.blobs import LocalBlobs
+from sdx_hub.adapters.clock import Clock, SystemClock
+from sdx_hub.adapters.upload_files import UploadFiles
+from sdx_hub.api.application import application
+from sdx_hub.api.edge import Edge
+from sdx_hub.api.hub import Hub
+from sdx_hub.api.metrics import Metrics
+from sdx_hub.api.poll import PollPath
+from sdx_hub.loops import Loops
+from sdx_hub.persistence.database import Database
+from sdx_hub.services.assigning import AssigningService
+from sdx_hub.services.audit_log import AuditLogService
+from sdx_hub.services.devices import DeviceService
+from sdx_hub.services.director import Director
+from sdx_hub.services.enrolment import EnrolmentService
+from sdx_hub.services.fleet_state import FleetState, PollSettings
+from sdx_hub.services.health import HealthService
+from sdx_hub.services.idempotency import IdempotencyService
+from sdx_hub.services.image_repository import ImageRepository
+from sdx_hub.services.people import PeopleService
+from sdx_hub.services.releases import ReleaseService
+from sdx_hub.services.reports import ReportService
+from sdx_hub.services.roots import TrustRoots
+from sdx_hub.services.target_index import TargetIndex
+from sdx_hub.services.trust_alarms import expiries
+from sdx_hub.services.trust_overview import TrustOverview
+from sdx_hub.services.uploads import UploadService
+from sdx_hub.settings import Settings
+from sdx_hub.trust.online import Lives, OnlineSigners
+
+_SWEEP_S = 3600.0
+_COUNT_S = 1.0
+
+
+def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None, clock: Clock | None = None) -> PollPath:
+    """Make the hub as one ASGI application; it starts and stops with the server's lifespan events.
+
+    The database must be at this program's version, and a ceremony must have been imported: see `sdx hub init`.
+
+    Args:
+        settings: Of the hub.
+        on_ready: Called inside the running event loop once requests can be answered.
+        clock: The system's where None.
+    """
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[Hub]:
+        async with _running(settings, clock or SystemClock(), outermost) as hub:
+            on_ready()
+            yield hub
+
+    outermost = PollPath(Edge(application(running, version("sdx-hub"))))
+    return outermost
+
+
+@asynccontextmanager
+async def _running(settings: Settings, clock: Clock, poll: PollPath) -> AsyncIterator[Hub]:
+    async with AsyncExitStack() as at_end:
+        database = await Database.open(settings.database, clock)
+        at_end.push_async_callback(database.close)
+        lives = _lives(settings)
+        signers = OnlineSigners(settings.online_dir)
+        image = ImageRepository(database, clock, signers, lives)
+        await image.load()
+        director = Director(database, clock, signers, lives, image)
+        await director.load()
+        fleet = FleetState(database, clock, _poll_settings(settings))
+        await fleet.load()
+        blobs = LocalBlobs(settings.blobs_dir)
+        uploads = UploadService(database, clock, blobs, UploadFiles(settings.uploads_dir))
+        at_end.push_async_callback(uploads.close)
+        assigning = AssigningService(database, clock, fleet)
+        hub = Hub(
+            people=PeopleService(database, clock),
+            enrolment=EnrolmentService(database, clock, TrustRoots(database, image), fleet),
+            devices=DeviceService(database, clock),
+            assigning=assigning,
+            reports=ReportService(database, clock, fleet),
+            releases=ReleaseService(database, clock, image, blobs=blobs, uploads=uploads, assigning=assigning),
+            uploads=uploads,
+            audit=AuditLogService(database),
+            image=image,
+            trust=TrustOverview(image, clock),
+            director=director,
+            targets=TargetIndex(image),
+            idempotency=IdempotencyService(database, clock),
+            health=HealthService(database, lambda: expiries(image.store, clock.now())),
+            fleet=fleet,
+            blobs=blobs,
+            metrics=Metrics(poll.tally, lambda: expiries(image.store, clock.now()), clock),
+        )
+        fleet.start()
+        at_end.push_async_callback(fleet.stop)
+        loops = _start_loops(hub, settings)
+        at_end.push_async_callback(loops.stop)
+        poll.serve(fleet)
+        yield hub
+
+
+def _start_loops(hub: Hub, settings: Settings) -> Loops:
+    loops = Loops()
+
+    async def look_after_metadata() -> None:
+        # Every worker looks; the first one signs, and the others find it done.
+        await hub.image.refresh()
+        await hub.image.resign_if_due()
+        await hub.health.warn()
+        hub.metrics.note_expiries()
+
+    async def count() -> None:
+        hub.metrics.count_polls()
+
+    loops.every(settings.resign_check_s, look_after_metadata, "metadata")
+    loops.every(_COUNT_S, count, "count-polls")
+    loops.every(_SWEEP_S, hub.uploads.sweep, "sweep-uploads")
+    return loops
+
+
+def _lives(settings: Settings) -> Lives:
+    return Lives(
+        timestamp=timedelta(seconds=settings.timestamp_life_s),
+        snapshot=timedelta(seconds=settings.snapshot_life_s),
+        director=timedelta(seconds=settings.director_life_s),
+    )
+
+
+def _poll_settings(settings: Settings) -> PollSettings:
+    return PollSettings(
+        interval_s=settings.poll_interval_s,
+        jitter_s=settings.poll_jitter_s,
+        refresh_s=settings.fleet_refresh_ms / 1000,
+    )

@@ -1,0 +1,145 @@
+"""Run the hub: granian in front, one process for each worker, all with the same database and the same port."""
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import structlog
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server import Server
+
+from sdx_hub import logs
+from sdx_hub.cli.failures import UsageFault
+from sdx_hub.settings import Settings
+
+GRACE_S = 20
+"""So long may requests take to end after SIGTERM."""
+_PR_SET_PDEATHSIG = 1
+_ANNOUNCE_EVERY_S = 0.01
+_HEADER_BYTES = 64 * 1024
+_log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then let requests end, write what is in memory, and return.
+
+    Raises:
+        UsageFault: The address cannot be used (code `address_unusable`).
+        SystemExit: A worker died.
+    """
+    held = _hold_port(settings.host, settings.port)
+    with closing(held):
+        port = held.getsockname()[1]
+        counters = _share_metrics() if settings.workers > 1 else None
+        ready = multiprocessing.Value("i", 0)
+        address = _address(settings.host, port)
+        parent = os.getpid()
+
+        def load() -> Any:
+            _die_with(parent)
+            logs.configure(settings.log_level, as_json=settings.log_json)
+            # Imported by the worker: prometheus_client must not be there before its folder is named.
+            from sdx_hub.app import create_app
+
+            return create_app(settings, lambda: _announce(ready, settings, address, port))
+
+        server = Server(
+            "sdx",
+            address=settings.host,
+            port=port,
+            interface=Interfaces.ASGI,
+            workers=settings.workers,
+            workers_kill_timeout=GRACE_S,
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(max_buffer_size=_HEADER_BYTES * 8),
+            websockets=False,
+            log_level=LogLevels.warning,
+            log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}},
+        )
+        try:
+            server.serve(target_loader=load, wrap_loader=False)
+        finally:
+            if counters is not None:
+                shutil.rmtree(counters, ignore_errors=True)
+
+
+def _hold_port(host: str, port: int) -> socket.socket:
+    """Find out that nobody listens there, and keep the number: workers share it with SO_REUSEPORT.
+
+    Without this look, a second hub on the same port would get half of the first one's requests.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with closing(socket.socket(family)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            port = probe.getsockname()[1]
+        held = socket.socket(family)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind((host, port))
+    except OSError as error:
+        raise UsageFault(
+            f"Cannot listen on {_address(host, port)}: {error.strerror}. Choose another --host or --port, or stop what "
+            "uses it.",
+            "address_unusable",
+        ) from error
+    return held
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _share_metrics() -> Path:
+    """Have prometheus_client keep counters in files that all workers add up; before it is first imported there."""
+    folder = Path(tempfile.mkdtemp(prefix="sdx-metrics-"))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return folder
+
+
+def _die_with(parent: int) -> None:
+    """End this worker when the main process is killed: nobody could stop a worker that was left alone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _announce(ready: Any, settings: Settings, address: str, port: int) -> None:
+    """Say where the hub is, once every worker answers there."""
+
+    async def wait_and_say() -> None:
+        while not await _answers(settings.host, port):  # noqa: ASYNC110 - nothing tells us that the server listens
+            await asyncio.sleep(_ANNOUNCE_EVERY_S)
+        with ready.get_lock():
+            ready.value += 1
+            last = ready.value == settings.workers
+        if last:
+            print(f"The hub is ready: {address}", file=sys.stderr, flush=True)  # noqa: T201 - for the one who started it
+
+    task = asyncio.create_task(wait_and_say(), name="announce")
+    task.add_done_callback(_note_failure)
+
+
+def _note_failure(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("announce_failed", exc_info=task.exception())
+
+
+async def _answers(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host if host not in {"0.0.0.0", "::"} else "localhost", port)  # noqa: S104
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -1,0 +1,39 @@
+"""What a worker does by the clock: each piece of work on its own, none of them able to end the others."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+Work = Callable[[], Awaitable[object]]
+_log = structlog.get_logger(__name__)
+
+
+class Loops:
+    """Repeated work of one process."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def every(self, seconds: float, work: Work, name: str) -> None:
+        """Do `work` now, and then again `seconds` after each time that it ended."""
+        self._tasks.append(asyncio.create_task(_repeat(seconds, work, name), name=name))
+
+    async def stop(self) -> None:
+        """Stop all of it; what is at work is cancelled, and its transaction rolled back."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _repeat(seconds: float, work: Work, name: str) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:
+            # The database may be away for a while, a key may be missing: say so, and try again next time.
+            _log.exception("loop_failed", loop=name)
+        await asyncio.sleep(seconds)
