@@ -13,6 +13,7 @@ from device_agent.core.machine import (
     Committed,
     Effect,
     Event,
+    Failed,
     Idle,
     Reported,
     RolledBack,
@@ -23,7 +24,7 @@ from device_agent.core.machine import (
     step,
 )
 from device_agent.core.plan import Item, Plan, ReleaseRecord
-from firmware_schemas.device_api import InstalledComponent
+from firmware_schemas.device_api import InstalledComponent, Result
 
 MAX_FINISHED = 64
 MAX_BAD = 256
@@ -46,6 +47,15 @@ class BadSet(Struct, frozen=True):
     code: str
 
 
+class LastResult(Struct, frozen=True):
+    """How the last action ended, for `sdx-agent status`."""
+
+    action: str
+    result: Result
+    code: str
+    detail: str
+
+
 class Journal(Struct, frozen=True, omit_defaults=True):
     """Everything durable about updates.
 
@@ -54,6 +64,7 @@ class Journal(Struct, frozen=True, omit_defaults=True):
         releases: Committed releases, sorted by product.
         floors: Product to the largest committed release counter.
         finished: The last actions that have their one final result.
+        last: How the last of them ended.
     """
 
     state: AnyState = msgspec.field(default_factory=Idle)
@@ -62,6 +73,7 @@ class Journal(Struct, frozen=True, omit_defaults=True):
     floors: dict[str, int] = msgspec.field(default_factory=dict)
     bad: tuple[BadSet, ...] = ()
     finished: tuple[str, ...] = ()
+    last: LastResult | None = None
 
     def effects(self) -> tuple[Effect, ...]:
         return effects_of(self.state)
@@ -83,9 +95,22 @@ def advance(journal: Journal, event: Event) -> Journal:
         return _commit(changed, before.plan.value)
     if isinstance(after, RolledBack) and isinstance(before, RollingBack):
         return _remember_bad(changed, before)
+    if isinstance(after, Reported) and isinstance(before, Committed | Failed | RolledBack):
+        return msgspec.structs.replace(changed, last=result_of(before))
     if isinstance(after, Idle) and isinstance(before, Reported):
         return msgspec.structs.replace(changed, finished=(*journal.finished, before.action)[-MAX_FINISHED:])
     return changed
+
+
+def result_of(state: Committed | Failed | RolledBack) -> LastResult:
+    """The one final result that a state stands for."""
+    match state:
+        case Committed():
+            return LastResult(state.action, "success", "", "")
+        case Failed():
+            return LastResult(state.action, state.result, state.code, state.detail)
+        case RolledBack():
+            return LastResult(state.action, "rolled_back", state.code, state.detail)
 
 
 def _commit(journal: Journal, plan: Plan) -> Journal:

@@ -353,8 +353,11 @@ def _same(state: State, _event: object) -> State:
 TABLE: tuple[Row, ...] = (
     Row(Idle, Offer, (Offered,), lambda _s, e: Offered(e.action)),
     Row(Idle, Restart, (Idle,), _same),
+    # The poll is not signed, the instructions are: what they name counts.
+    Row(Offered, Offer, (Offered,), lambda _s, e: Offered(e.action)),
     Row(Offered, Begin, (Downloading,), lambda s, _e: Downloading(s.action)),
     Row(Offered, Refuse, (Failed,), _refused),
+    Row(Offered, Break, (Failed,), _broken),
     Row(Offered, Cancel, (Failed,), _cancelled),
     # Nothing has been touched up to READY, and instructions should be fresh: start over instead of resuming.
     Row(Offered, Restart, (Idle,), lambda _s, _e: Idle()),

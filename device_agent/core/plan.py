@@ -287,14 +287,10 @@ def _manifest_of(
     return manifest
 
 
-def _complete(
-    manifest: ReleaseManifest, targets: Sequence[Target], hardware: str
-) -> list[tuple[Target, Component]]:
+def _complete(manifest: ReleaseManifest, targets: Sequence[Target], hardware: str) -> list[tuple[Target, Component]]:
     """Pair each component of the manifest that fits the hardware with its target: none missing, none beside them."""
     listed = {target.custom.component: target for target in targets if target.custom.component}
-    wanted = {
-        part.name: part for part in manifest.components if hardware_fits(manifest.hardware_of(part), hardware)
-    }
+    wanted = {part.name: part for part in manifest.components if hardware_fits(manifest.hardware_of(part), hardware)}
     label = f"{manifest.product}@{manifest.version}"
     if missing := sorted(wanted.keys() - listed.keys()):
         raise TrustError(f"{label} is incomplete: {', '.join(missing)} is not listed.", "bundle_incomplete")

@@ -64,7 +64,7 @@ def pack(folder: Path, write: Callable[[bytes], object]) -> None:
             info = tarfile.TarInfo(relative)
             info.mode = 0o755
             if stat.S_ISLNK(status.st_mode):
-                info.type, info.mode, info.linkname = tarfile.SYMTYPE, 0o777, os.readlink(path)
+                info.type, info.mode, info.linkname = tarfile.SYMTYPE, 0o777, str(path.readlink())
                 archive.addfile(info)
             elif stat.S_ISDIR(status.st_mode):
                 info.type = tarfile.DIRTYPE
@@ -189,7 +189,7 @@ def _utf8(raw: bytes) -> str:
 
 
 def _pax(body: bytes) -> dict[str, str]:
-    """Records `LENGTH KEY=VALUE\\n`; only the keys that the canonical form uses."""
+    r"""Records `LENGTH KEY=VALUE\n`; only the keys that the canonical form uses."""
     found: dict[str, str] = {}
     rest = body
     while rest:

@@ -40,6 +40,9 @@ class Handler(Protocol):
     def switch(self, item: Item) -> None:
         """Make the staged slot current."""
 
+    def discard(self, item: Item) -> None:
+        """Empty the slot of an item that will not be switched to."""
+
     def rollback(self, item: Item) -> None:
         """Make the previous slot current again, or nothing where there was none."""
 
@@ -67,10 +70,12 @@ class SlotHandler:
         slot = self._slot(item)
         if current_slot(self._folder, item.component.name) == item.slot:
             raise InstallError(f"{slot} is current and cannot be written to.")
-        self._storage.remove_tree(slot)
-        self._storage.make_folder(slot.parent, _OPEN_MODE)
-        self._storage.make_folder(slot, _OPEN_MODE)
-        self._fill(slot, item, chunks)
+        # What an earlier start has staged, while the gate closed again, is only waited for.
+        if self.digest(item.component.name, item.slot, item.file_name) != item.component.sha256:
+            self._storage.remove_tree(slot)
+            self._storage.make_folder(slot.parent, _OPEN_MODE)
+            self._storage.make_folder(slot, _OPEN_MODE)
+            self._fill(slot, item, chunks)
         self._storage.sync_tree(slot)
         self._storage.sync_folder(slot.parent)
         self._storage.sync_folder(self._folder)
@@ -85,6 +90,10 @@ class SlotHandler:
 
     def switch(self, item: Item) -> None:
         replace_symlink(self._storage, self._folder / item.component.name / CURRENT, item.slot)
+
+    def discard(self, item: Item) -> None:
+        if current_slot(self._folder, item.component.name) != item.slot:
+            self._storage.remove_tree(self._slot(item))
 
     def rollback(self, item: Item) -> None:
         folder = self._folder / item.component.name

@@ -54,9 +54,10 @@ class Craft:
         return answer
 
     def settings(self, text: str) -> None:
-        """Add lines to the agent's settings, before the first table of the file."""
+        """Add lines to the agent's settings: tables at the end of the file, keys before its first table."""
         file = self.state / "agent.toml"
-        file.write_text(f"{text.strip()}\n{file.read_text()}")
+        parts = [file.read_text(), text.strip() + "\n"]
+        file.write_text("".join(parts if text.lstrip().startswith("[") else reversed(parts)))
 
     @property
     def device_id(self) -> str:

@@ -1,0 +1,1 @@
+"""What the device believes, and why: TUF metadata of two repositories, verified in a fixed order."""
