@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
+import structlog
 from msgspec import Struct
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,6 +18,7 @@ from sdx_hub.persistence.tables.audit import AuditEntry, Counter
 AUDIT_COUNTER = "audit"
 DEVICE_CHANGE_COUNTER = "device_change"
 DEVICE_NUMBER_COUNTER = "device_number"
+_log = structlog.get_logger(__name__)
 
 
 class _Entry(Struct, frozen=True):
@@ -53,7 +55,11 @@ class UnitOfWork:
         self._entries.append(_Entry(self._clock.now(), actor, action, subject, detail))
 
     def after_commit(self, callback: Callable[[], Awaitable[object]]) -> None:
-        """Run `callback` once the transaction is committed and the writer's lock is free; never after a rollback."""
+        """Run `callback` once the transaction is committed and the writer's lock is free; never after a rollback.
+
+        It must be something that is done again anyway (a cache that catches up): if it fails, that is logged and the
+        caller still hears that its change was committed.
+        """
         if callback not in self._after:
             self._after.append(callback)
 
@@ -86,9 +92,13 @@ class UnitOfWork:
         self._committed = True
 
     async def run_after_commit(self) -> None:
-        if self._committed:
-            for callback in self._after:
+        if not self._committed:
+            return
+        for callback in self._after:
+            try:
                 await callback()
+            except Exception:
+                _log.exception("after_commit_failed", callback=repr(callback))
 
     async def _write(self, entry: _Entry) -> None:
         seq = await self.next_number(AUDIT_COUNTER)

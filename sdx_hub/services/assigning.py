@@ -121,13 +121,19 @@ class AssigningService:
             )
             return list(found)
         chosen: dict[str, Device] = {}
-        for name in names:
-            try:
-                device = await find_device(session, name)
-            except NotFound as error:
-                plan.refused.append(Refused(name, error.code, str(error)))
-            else:
-                chosen[device.id] = device
+        for start in range(0, len(names), _CHUNK):
+            # Almost all names are ids: one query for many, and the writer's lock is soon free again.
+            part = names[start : start + _CHUNK]
+            by_id = {
+                device.id: device for device in await session.scalars(select(Device).where(col(Device.id).in_(part)))
+            }
+            for name in part:
+                try:
+                    device = by_id.get(name) or await find_device(session, name)
+                except NotFound as error:
+                    plan.refused.append(Refused(name, error.code, str(error)))
+                else:
+                    chosen[device.id] = device
         return list(chosen.values())
 
     async def _sort(
@@ -142,12 +148,12 @@ class AssigningService:
                     col(Assignment.product) == release.product, col(Assignment.device_id).in_(ids)
                 )
             )
-            held |= {identity: release_id for identity, release_id in rows}
+            held.update((identity, release_id) for identity, release_id in rows)
             current = [f"{device.id}.{device.desired_version}" for device in part]
             states = await session.execute(
                 select(col(Action.device_id), col(Action.state)).where(col(Action.id).in_(current))
             )
-            last |= {identity: state for identity, state in states}
+            last.update((identity, state) for identity, state in states)
         for device in chosen:
             if device.state != "accepted":
                 detail = "Accept it first: sdx device accept." if device.state == "pending" else "It was revoked."

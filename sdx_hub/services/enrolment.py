@@ -21,6 +21,7 @@ from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, ConflictError, NotAllowed, NotFound, TrustError
 from sdx_hub.domain.signed_claim import verify_claim
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.tables.assignments import Action
 from sdx_hub.persistence.tables.devices import Device, EnrolToken, PreauthorisedKey
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, DEVICE_NUMBER_COUNTER, UnitOfWork
 from sdx_hub.services.device_rows import add_event, find_device
@@ -288,6 +289,11 @@ class EnrolmentService:
             update(Device)
             .where(col(Device.id) == device.id, col(Device.state) != "revoked")
             .values(state="revoked", revoked_at=now, change_seq=await uow.next_number(DEVICE_CHANGE_COUNTER))
+        )
+        await uow.session.execute(
+            update(Action)
+            .where(col(Action.device_id) == device.id, col(Action.state) == "open")
+            .values(state="cancelled", code="device_revoked", finished_at=now)
         )
         add_event(uow, device.id, now, "revoked", by=actor, reason=reason)
         await uow.audit(actor, "device.revoke", device.id, serial=device.serial, reason=reason)

@@ -77,6 +77,7 @@ class FleetState:
         self._last_seq = 0
         self._looked_at = float("-inf")
         self._refreshing = asyncio.Lock()
+        self._looking_again = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def load(self) -> None:
@@ -102,6 +103,7 @@ class FleetState:
     async def catch_up(self) -> None:
         """Apply every change that was committed since the last look."""
         async with self._refreshing:
+            began, newest = asyncio.get_running_loop().time(), self._last_seq
             query = (
                 select(
                     col(Device.number),
@@ -126,16 +128,16 @@ class FleetState:
                         self._flags[number] = (_ASSIGNED if assigned else 0) | (0 if inventory else _WANTS_INVENTORY)
                         self.versions[number] = version if state == "accepted" else _STAND_IN[state]
                         self._apply_tokens(number, token, following)
-                        self._last_seq = max(self._last_seq, seq)
-            self._looked_at = asyncio.get_running_loop().time()
+                        newest = max(newest, seq)
+            # Only now: a reading that broke off half-way is done again, and devices may share a number.
+            self._last_seq, self._looked_at = newest, began
 
     async def find(self, token: bytes) -> int | None:
         """The slot of a token, the slow way: it may be a new one, or one that another worker has just accepted."""
         digest = hashlib.sha256(token).digest()
         slot = self._slot_of(digest)
-        if slot is None and asyncio.get_running_loop().time() - self._looked_at > _LOOK_AGAIN_S:
-            # Bounded: whoever tries tokens causes no more than twenty small queries a second.
-            await self.catch_up()
+        if slot is None:
+            await self._look_again()
             slot = self._slot_of(digest)
         return slot
 
@@ -220,6 +222,16 @@ class FleetState:
             self.seen |= seen
             self._rotated = rotated | self._rotated
             raise
+
+    async def _look_again(self) -> None:
+        """Know what was committed before this call; bounded: guessing tokens causes twenty small queries a second."""
+        loop = asyncio.get_running_loop()
+        arrived = loop.time()
+        async with self._looking_again:
+            if self._looked_at > arrived:
+                return  # Somebody else looked in the meantime.
+            await asyncio.sleep(max(0.0, self._looked_at + _LOOK_AGAIN_S - loop.time()))
+            await self.catch_up()
 
     def _slot_of(self, digest: bytes) -> int | None:
         key = digest[:KEY_BYTES]

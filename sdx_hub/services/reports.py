@@ -223,6 +223,6 @@ def _check_bounds(report: Report) -> None:
 def _counter_of(payload: bytes) -> int:
     try:
         counter = msgspec.json.decode(payload, type=_Counter).counter
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0
     return counter if 0 <= counter <= _MAX_COUNTER else 0
