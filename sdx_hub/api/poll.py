@@ -19,7 +19,7 @@ _Headers = list[tuple[bytes, bytes]]
 
 _PREFIX = f"Bearer {DEVICE_TOKEN_PREFIX}".encode()
 _SCHEME_BYTES = len(b"Bearer ")
-_MAX_TOKEN_BYTES = 512
+_MAX_HEADER_BYTES = 512
 _NO_BODY = {"type": "http.response.body", "body": b""}
 _TOKEN_UNKNOWN = "This device token is not known here. Enrol the device again."  # noqa: S105 - a sentence
 
@@ -58,49 +58,45 @@ class PollPath:
         return self._app(scope, receive, send)
 
     async def _poll(self, fleet: FleetState, scope: Any, send: Any) -> None:
-        if scope["method"] != "GET":
-            await self._refuse(send, 405, "method_not_allowed", "A poll is a GET.", (b"allow", b"GET"))
-            return
         authorization = known = b""
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value
             elif name == b"if-none-match":
                 known = value
-        try:
-            slot = await self._slot(fleet, authorization)
-            version = fleet.versions[slot]
-            if version < 0:
-                fleet.refuse_unless_accepted(slot)
-        except HubError as error:
-            await self._refuse(send, error.status, error.code, str(error), (b"www-authenticate", b"Bearer"))
+        slot = None
+        if authorization.startswith(_PREFIX) and len(authorization) <= _MAX_HEADER_BYTES:
+            # Looking up a hash takes the same time for every wrong token: nothing of a right one leaks.
+            token = authorization[_SCHEME_BYTES:]
+            slot = fleet.slots.get(token_key(token))
+            if slot is None:
+                slot = await fleet.find(token)
+        if slot is None or scope["method"] != "GET" or fleet.versions[slot] < 0:
+            await self._refuse(fleet, scope["method"], authorization, slot, send)
             return
         fleet.seen.add(slot)
-        etag = b'"%d"' % version
+        etag = b'"%d"' % fleet.versions[slot]
         if known == etag and not fleet.wants_inventory(slot):
             self.tally.unchanged += 1
-            headers = [(b"etag", etag), self._interval]
-            await send({"type": "http.response.start", "status": 304, "headers": headers})
+            await send({"type": "http.response.start", "status": 304, "headers": [(b"etag", etag), self._interval]})
             await send(_NO_BODY)
             return
         self.tally.changed += 1
         await self._answer(send, 200, fleet.answer(slot), b"application/json", [(b"etag", etag)])
 
-    async def _slot(self, fleet: FleetState, authorization: bytes) -> int:
-        # Looking up a hash takes the same time for every wrong token: nothing of the right one leaks.
-        token = authorization[_SCHEME_BYTES:]
-        if authorization.startswith(_PREFIX) and len(token) <= _MAX_TOKEN_BYTES:
-            slot = fleet.slots.get(token_key(token))
-            if slot is None:
-                slot = await fleet.find(token)
-            if slot is not None:
-                return slot
-        if not authorization:
-            raise NotAuthenticated("A device token is needed: Authorization: Bearer sdxd_...", "token_missing")
-        raise NotAuthenticated(_TOKEN_UNKNOWN, "token_unknown")
-
-    async def _refuse(self, send: Any, status: int, code: str, detail: str, header: tuple[bytes, bytes]) -> None:
+    async def _refuse(self, fleet: FleetState, method: str, authorization: bytes, slot: int | None, send: Any) -> None:
         self.tally.refused += 1
+        status, code, detail, header = 405, "method_not_allowed", "A poll is a GET.", (b"allow", b"GET")
+        if method == "GET":
+            try:
+                if not authorization:
+                    raise NotAuthenticated("A device token is needed: Authorization: Bearer sdxd_...", "token_missing")
+                if slot is None:
+                    raise NotAuthenticated(_TOKEN_UNKNOWN, "token_unknown")
+                fleet.refuse_unless_accepted(slot)
+            except HubError as error:
+                status, code, detail = error.status, error.code, str(error)
+                header = (b"www-authenticate", b"Bearer")
         await self._answer(send, status, encoded(status, code, detail), MEDIA_TYPE.encode(), [header])
 
     async def _answer(self, send: Any, status: int, body: bytes, media_type: bytes, more: _Headers) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import multiprocessing
 import os
 import shutil
@@ -38,6 +39,7 @@ def serve(settings: Settings) -> None:
         UsageFault: The address cannot be used (code `address_unusable`).
         SystemExit: A worker died.
     """
+    gc.disable()  # Until everything is imported: it saves a tenth of the start.
     held = _hold_port(settings.host, settings.port)
     with closing(held):
         port = held.getsockname()[1]
@@ -52,7 +54,10 @@ def serve(settings: Settings) -> None:
             # Imported by the worker: prometheus_client must not be there before its folder is named.
             from sdx_hub.app import create_app
 
-            return create_app(settings, lambda: _announce(ready, settings, address, port))
+            app = create_app(settings, lambda: _announce(ready, settings, address, port))
+            gc.enable()
+            gc.freeze()  # Modules live as long as the process: no collection need look at them again.
+            return app
 
         server = Server(
             "sdx",
