@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import update_wrapper
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -14,10 +14,12 @@ from sdx_hub.cli.failures import UsageFault
 from sdx_hub.cli.profile import Profile, pinned_root, resolve
 from sdx_hub.cli.secrets import SecretSource
 from sdx_hub.publishing.hub_client import HubClient
-from sdx_hub.publishing.image_view import ImageView
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+if TYPE_CHECKING:
+    from sdx_hub.publishing.image_view import ImageView
 
 
 class Session:
@@ -80,12 +82,14 @@ class Session:
         warn_plain_http(self.console, profile.hub)
         return HubClient(profile.hub, profile.token)
 
-    def image(self, hub: HubClient) -> ImageView:
+    def image(self, hub: HubClient) -> "ImageView":
         """The image repository, verified from the pinned root.
 
         Raises:
             UsageFault, TrustError, Unavailable: See `pinned_root` and `ImageView`.
         """
+        from sdx_hub.publishing.image_view import ImageView  # Half of the start-up time, and most commands need none.
+
         view = ImageView(hub, self.profile.cache, pinned_root(self.profile, hub))
         for warning in view.warnings:
             self.console.warn(warning)

@@ -140,22 +140,22 @@ class Demo:
         Raises:
             DemoError: Not all of them did in time.
         """
-
-        def done(craft: Craft) -> bool:
-            shown = self.alice.sdx("device", "show", craft.serial)
-            action = shown.get("action") or {}
-            return action.get("state") == result and self._proven(craft) == version
-
         started = time.monotonic()
-        waiting = list(self.craft)
-        while waiting:
-            waiting = [craft for craft in waiting if not done(craft)]
-            self._say(f"  {len(self.craft) - len(waiting)} of {len(self.craft)} craft: {result}, running {version}.")
-            if waiting and time.monotonic() - started > _WAIT_S:
-                stuck = {craft.serial: craft.status() for craft in waiting}
+        proven: set[str] = set()
+        told = -1
+        while len(proven) < len(self.craft):
+            listed = {device["serial"]: device for device in self.alice.sdx("device", "list", "--tag", "fleet")}
+            for craft in self.craft:
+                action = listed[craft.serial].get("action") or {}
+                if craft.serial not in proven and action.get("state") == result and self._proven(craft) == version:
+                    proven.add(craft.serial)
+            if len(proven) != told:
+                told = len(proven)
+                self._say(f"  {told} of {len(self.craft)} craft: {result.replace('_', ' ')}, running {version}.")
+            if len(proven) < len(self.craft) and time.monotonic() - started > _WAIT_S:
+                stuck = {craft.serial: craft.status() for craft in self.craft if craft.serial not in proven}
                 raise DemoError(f"After {_WAIT_S:.0f} s these craft are not there: {json.dumps(stuck, default=str)}")
-            time.sleep(0.5 if waiting else 0)
-        return len(self.craft)
+        return len(proven)
 
     def close(self) -> None:
         """Stop the agents and the hub."""
