@@ -66,8 +66,13 @@ def test_slow_retrieval_of_a_payload(scene: Scene) -> None:
     """A byte every half second keeps a naive client busy for ever."""
     scene.craft.settings("[limits]\nmin_rate_bytes_s = 1000\nrate_window_s = 2\n")
     scene.assign_new()
-    length = length_of(scene, "server")
-    rule = blob_rule(digest_of(scene, "server"), (200, {"x-claim-length": str(length)}, dripping(b"\0" * length)))
+    length, digest = length_of(scene, "server"), digest_of(scene, "server")
+
+    def rule(request: Request) -> Answer | None:
+        # The craft tries more than once: each time it gets a drip of its own.
+        slow = request.path.endswith(f"/blobs/{digest}")
+        return (200, {"x-claim-length": str(length)}, dripping(b"\0" * length)) if slow else None
+
     scene.assert_refused("payload_too_slow", lambda: scene.mitm.lie(rule))
     scene.assert_recovers()
 
