@@ -154,24 +154,16 @@ class Downloads:
             "GET", f"/blobs/{sha256}", headers=headers, deadline_s=self._limits.payload_deadline_s
         ) as stream:
             if stream.status == 416 and part is not None:
-                self._discard(sha256)
-                raise TransportError("The hub has fewer bytes than were resumed from: starting over.", "resume_failed")
-            if stream.status not in {200, 206}:
-                raise _refusal(stream, sha256)
-            encoding = stream.headers.get("content-encoding", "identity").lower()
-            if encoding not in ENCODINGS:
-                raise TransportError(f"The hub sent the encoding {encoding[:40]!r}.", "answer_malformed")
-            wire = Wire(sha256, length, encoding)
-            if stream.status == 206:
-                if part != wire or not stream.headers.get("content-range", "").startswith(f"bytes {offset}-"):
+                # A power cut between the last byte and the new name: nothing is missing. The digest will tell.
+                if stream.headers.get("content-range") != f"bytes */{offset}":
                     self._discard(sha256)
-                    raise TransportError("The hub resumed something else: starting over.", "resume_failed")
+                    raise TransportError(
+                        "The hub has fewer bytes than were resumed from: starting over.", "resume_failed"
+                    )
+                wire = part
             else:
-                self._discard(sha256)
-                offset = 0
-            if offset + (stream.length or 0) > wire.most_bytes:
-                raise _too_large(wire)
-            self._receive(stream, wire, offset)
+                wire, offset = self._agreed(stream, part, sha256, length, offset)
+                self._receive(stream, wire, offset)
         path = self._path(wire, ".part")
         if not path.exists():
             self._storage.write_file(path, b"")
@@ -179,6 +171,25 @@ class Downloads:
         self._storage.rename(path, self._path(wire))
         self._storage.sync_folder(self._folder)
         return offset > 0
+
+    def _agreed(self, stream: Stream, part: Wire | None, sha256: str, length: int, offset: int) -> tuple[Wire, int]:
+        """What comes, and from where; anything but what was asked for, or the whole, is refused."""
+        if stream.status not in {200, 206}:
+            raise _refusal(stream, sha256)
+        encoding = stream.headers.get("content-encoding", "identity").lower()
+        if encoding not in ENCODINGS:
+            raise TransportError(f"The hub sent the encoding {encoding[:40]!r}.", "answer_malformed")
+        wire = Wire(sha256, length, encoding)
+        if stream.status == 206:
+            if part != wire or not stream.headers.get("content-range", "").startswith(f"bytes {offset}-"):
+                self._discard(sha256)
+                raise TransportError("The hub resumed something else: starting over.", "resume_failed")
+        else:
+            self._discard(sha256)
+            offset = 0
+        if offset + (stream.length or 0) > wire.most_bytes:
+            raise _too_large(wire)
+        return wire, offset
 
     def _receive(self, stream: Stream, wire: Wire, offset: int) -> None:
         """Append what arrives to the part, whatever ends it; bounded in bytes, and not slower than the least rate."""

@@ -12,14 +12,17 @@ the cut and at the end:
 5. The hub has exactly one final result of the action, the right one, and an inventory that says what runs.
 """
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from device_agent.core import journal as journals
@@ -30,12 +33,15 @@ from tests.support.fleet import Fleet, start_fleet
 from tests.support.publisher import Payload
 
 PRODUCT = "mavsdk"
-OLD, GOOD, BAD = "1.0.0", "2.0.0", "3.0.0"
+GOOD, BAD = "good", "bad"
 FINAL = {GOOD: "success", BAD: "rolled_back"}
-REDUCED_STEP = 17
-"""Of the sweep in the normal suite: every so many points, each with the next kind of loss."""
+UPDATES = 12
+"""A craft goes through so many updates, each with a cut; then a new one takes its place."""
+REDUCED_STEP = 13
+"""The normal suite cuts at every so many points, each time with the next kind of loss."""
+SAMPLE_STEP, RECOVERY_STEP = 29, 11
+"""For a second cut while the first is recovered from: first cuts, and second cuts for each of them."""
 MEMORY = Path("/dev/shm")
-pytestmark = pytest.mark.xdist_group("power-cut")
 
 ACTIVATE = """#!/bin/sh
 # What starts the payload on a real craft: here it writes down what it would have started.
@@ -44,48 +50,53 @@ printf '%s %s\n' "$(cat server/current/VERSION)" "$(cat params/current/params)" 
 """
 
 
-def payloads(version: str) -> list[Payload]:
-    # The check also looks at the other component: a health check of a mixed set would fail and be seen.
+def payloads(version: str) -> tuple[dict[str, bytes], bytes]:
+    """The folder and the file of a release. Minor version 9 is bad: its health check fails."""
+    # The check looks at the other component too: in a mixed set even a good release would fail it, and be seen.
     same = '[ "$(cat VERSION)" = "$(cat ../../params/current/params)" ] || exit 9'
-    check = f"#!/bin/sh\n{same}\nexit {int(version == BAD)}\n"
-    folder = {"check": check.encode(), "lib/data": f"data of {version} ".encode() * 400, "VERSION": version.encode()}
-    return [Payload("server", folder, ("./check",)), Payload("params", version.encode())]
+    check = f"#!/bin/sh\n{same}\nexit {int('.9.' in version)}\n"
+    data = f"data of {version} ".encode() * 400
+    return {"check": check.encode(), "lib/data": data, "VERSION": version.encode()}, version.encode()
 
 
-def sets() -> dict[str, dict[str, str]]:
-    """What runs when a release runs whole: path to digest."""
-    import hashlib
-
+def whole(version: str) -> dict[str, dict[str, str]]:
+    """What runs of each component when the release runs: path to digest."""
+    folder, file = payloads(version)
     return {
-        version: {
-            **{f"server/{path}": hashlib.sha256(raw).hexdigest() for path, raw in payloads(version)[0].content.items()},  # type: ignore[union-attr]
-            "params/params": hashlib.sha256(version.encode()).hexdigest(),
-        }
-        for version in (OLD, GOOD, BAD)
+        "server": {f"server/{path}": hashlib.sha256(raw).hexdigest() for path, raw in folder.items()},
+        "params": {"params/params": hashlib.sha256(file).hexdigest()},
     }
+
+
+def version_of(kind: str, number: int) -> str:
+    """Release counters grow along the updates of a craft; a bad release is never committed."""
+    return f"{number + 1}.{9 if kind == BAD else 0}.0"
 
 
 @dataclass
 class Lab:
-    """A hub with three releases, and one craft for each cut."""
+    """A hub with all releases, and craft to sacrifice."""
 
     fleet: Fleet
+    client: httpx.Client
     folder: Path
-    count: int = 0
-    whole: dict[str, dict[str, str]] = field(default_factory=sets)
 
-    def craft_on_old(self) -> Craft:
-        self.count += 1
-        place = self.folder / f"{self.count}"
+    def assign(self, version: str, craft: Craft) -> None:
+        body = {"release": f"{PRODUCT}@{version}", "devices": [craft.device_id]}
+        assert self.client.post("/api/v1/assignments", json=body).raise_for_status().json()["assigned"]
+
+    def new_craft(self, name: str) -> Craft:
+        """A craft that has been updated before, so that both of its slots are in use; it runs 2.0.0."""
+        place = self.folder / name
         place.mkdir()
-        craft = self.fleet.new_craft(place / "state", self.fleet.url, f"cut-{self.folder.name}-{self.count}")
+        craft = self.fleet.new_craft(place / "state", self.fleet.url, f"cut-{name}")
         script = place / "activate"
         script.write_text(ACTIVATE)
         script.chmod(0o755)
         craft.settings(f"[activate]\nargv = [{json.dumps(str(script))}]\n")
-        self.fleet.publisher.assign(f"{PRODUCT}@{OLD}", craft.device_id)
-        boot(craft.state, Cut(0))
-        assert craft.running() == self.whole[OLD]
+        for version in ("1.0.0", "2.0.0"):
+            self.assign(version, craft)
+            boot(craft.state, Cut(0))
         return craft
 
 
@@ -96,58 +107,81 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     crafts = MEMORY / f"sdx-power-cut-{os.getpid()}" if os.access(MEMORY, os.W_OK) else folder / "crafts"
     crafts.mkdir()
     try:
-        with start_fleet(folder / "fleet") as fleet:
-            for version in (OLD, GOOD, BAD):
-                fleet.publisher.publish(PRODUCT, version, payloads(version))
-            yield Lab(fleet, crafts)
+        with start_fleet(folder / "fleet") as fleet, fleet.client() as client:
+            for number in range(UPDATES + 2):
+                for kind in (GOOD, BAD) if number > 1 else (GOOD,):
+                    version = version_of(kind, number)
+                    server, params = payloads(version)
+                    parts = [Payload("server", server, ("./check",)), Payload("params", params)]
+                    fleet.publisher.publish(PRODUCT, version, parts)
+            yield Lab(fleet, client, crafts)
     finally:
         shutil.rmtree(crafts)
 
 
-class Watch:
-    """Looks at a craft after every boot, and remembers what may never shrink."""
+class Update:
+    """One update of a craft from a release that runs to the next, with somebody who looks on."""
 
-    def __init__(self, lab: Lab, craft: Craft, version: str) -> None:
-        self._lab, self._craft, self._version = lab, craft, version
+    def __init__(self, lab: Lab, craft: Craft, kind: str, old: str, new: str) -> None:
+        self._lab, self._craft, self._kind, self._old, self._new = lab, craft, kind, old, new
         self._floor = 0
+        self._ran = craft.state.parent / "ran"
 
-    def look(self, when: str) -> None:
+    def go(self, cuts: Sequence[Cut]) -> list[Boot]:
+        """Update, cut the power once in each boot, boot until it is at rest; look after every boot."""
+        self._ran.unlink()
+        self._look("before the update")
+        self._lab.assign(self._new, self._craft)
+        boots = []
+        for cut in [*cuts, Cut(0)]:
+            boots.append(boot(self._craft.state, cut))
+            when = f"{self._old} -> {self._new}, {cuts}: {', then '.join(one.where for one in boots)}"
+            self._look(when)
+            if not boots[-1].was_cut:
+                break
+        self._look_at_the_end(when)
+        return boots
+
+    def _look(self, when: str) -> None:
         journal = journals.decode((self._craft.state / "journal.json").read_bytes())
-        floor = journal.floors.get(PRODUCT, 0)
+        floor = journal.floors[PRODUCT]
         assert floor >= self._floor, f"{when}: the floor shrank from {self._floor} to {floor}"
         self._floor = floor
-        running = self._craft.running()
-        of = {component: self._release_of(component, running, when) for component in ("server", "params")}
+        releases = {self._release_of(component, when) for component in ("server", "params")}
         state = type(journal.state).__name__
-        assert len(set(of.values())) == 1 or state in {"Switched", "RollingBack"}, f"{when}: {of} in {state}"
-        for line in (self._craft.state.parent / "ran").read_text().splitlines():
-            assert line in {f"{v} {v}" for v in (OLD, self._version)}, f"{when}: activated {line!r}"
+        assert len(releases) == 1 or state in {"Switched", "RollingBack"}, f"{when}: {releases} in {state}"
+        ran = self._ran.read_text().splitlines() if self._ran.exists() else []
+        assert set(ran) <= {f"{version} {version}" for version in (self._old, self._new)}, f"{when}: activated {ran}"
 
-    def _release_of(self, component: str, running: dict[str, str], when: str) -> str:
-        """(1) Which release this component is of, as a whole."""
+    def _release_of(self, component: str, when: str) -> str:
+        """Which release this component is of, as a whole."""
+        running = self._craft.running()
         files = {path: digest for path, digest in running.items() if path.startswith(f"{component}/")}
-        for version in (OLD, self._version):
-            if files == {p: d for p, d in self._lab.whole[version].items() if p.startswith(f"{component}/")}:
+        for version in (self._old, self._new):
+            if files == whole(version)[component]:
                 return version
         raise AssertionError(f"{when}: {component} is neither old nor new: {files}")
 
-    def look_at_the_end(self, when: str) -> None:
-        self.look(when)
-        ends_on = self._version if self._version == GOOD else OLD
-        assert self._craft.running() == self._lab.whole[ends_on], f"{when}: {self._craft.running()}"
-        with self._lab.fleet.client() as client:
-            device = client.get(f"/api/v1/devices/{self._craft.device_id}").raise_for_status().json()
-            events = timeline(client, self._craft.device_id)
+    def _look_at_the_end(self, when: str) -> None:
+        ends_on = self._new if self._kind == GOOD else self._old
+        releases = {component: self._release_of(component, when) for component in ("server", "params")}
+        assert releases == {"server": ends_on, "params": ends_on}, f"{when}: {releases}"
+        assert self._ran.read_text().splitlines()[-1] == f"{ends_on} {ends_on}", f"{when}: something else was activated"
+        identity = self._craft.device_id
+        device = self._lab.client.get(f"/api/v1/devices/{identity}").raise_for_status().json()
         action = device["action"]
-        assert action["state"] == FINAL[self._version], f"{when}: {action}"
-        results = [event for event in events if event["kind"] in {"result", "late_result"}]
-        mine = [event for event in results if event["detail"]["action"] == action["id"]]
-        assert [event["kind"] for event in mine] == ["result"], f"{when}: {mine}"
+        assert action["state"] == FINAL[self._kind], f"{when}: {action}"
+        results = [
+            event["kind"]
+            for event in timeline(self._lab.client, identity)
+            if event["kind"] in {"result", "late_result"} and event["detail"]["action"] == action["id"]
+        ]
+        assert results == ["result"], f"{when}: the hub got {results}"
         versions = {part["name"]: part["version"] for part in device["components"]}
-        assert versions == {"server": ends_on, "params": ends_on}, f"{when}: the hub believes {versions}"
+        assert versions == releases, f"{when}: the hub believes {versions}"
 
 
-def timeline(client: Any, device: str) -> list[dict[str, Any]]:
+def timeline(client: httpx.Client, device: str) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     path = f"/api/v1/devices/{device}/timeline"
     while path:
@@ -157,39 +191,68 @@ def timeline(client: Any, device: str) -> list[dict[str, Any]]:
     return events
 
 
-def one_cut(lab: Lab, version: str, cuts: list[Cut]) -> Boot:
-    """An update with these cuts, one in each boot; returns the first boot."""
-    craft = lab.craft_on_old()
-    watch = Watch(lab, craft, version)
-    lab.fleet.publisher.assign(f"{PRODUCT}@{version}", craft.device_id)
-    first: Boot | None = None
-    when = "at the start"
-    for cut in cuts:
-        booted = boot(craft.state, cut)
-        first = first or booted
-        when = f"{version}, {cuts}, cut at {booted.where}"
-        watch.look(when)
-        if not booted.was_cut:
-            break
-    boot(craft.state, Cut(0))
-    watch.look_at_the_end(when)
-    shutil.rmtree(craft.state.parent)
-    assert first is not None
-    return first
+_names = count(1)
 
 
-def points_of(lab: Lab, version: str) -> int:
-    """How many points an update without a cut passes."""
-    passed = one_cut(lab, version, [Cut(0)]).passed
-    return len(passed)
+def sweep(lab: Lab, kind: str, cuts: Sequence[Sequence[Cut]]) -> list[list[Boot]]:
+    """Many updates, each with its cuts, on as many craft as it takes; returns the boots of each."""
+    found: list[list[Boot]] = []
+    for start in range(0, len(cuts), UPDATES):
+        craft = lab.new_craft(f"{kind}-{next(_names)}")
+        running = "2.0.0"
+        for number, one in enumerate(cuts[start : start + UPDATES], 2):
+            new = version_of(kind, number)
+            found.append(Update(lab, craft, kind, running, new).go(one))
+            running = new if kind == GOOD else running
+        shutil.rmtree(craft.state.parent)
+    return found
 
 
-@pytest.mark.parametrize("version", [GOOD, BAD])
-@pytest.mark.timeout(300)
-def test_power_cut_sweep_reduced(lab: Lab, version: str) -> None:
+def points_of(lab: Lab, kind: str) -> list[str]:
+    """The points that an update without a cut passes."""
+    return sweep(lab, kind, [[Cut(0)]])[0][0].passed
+
+
+def show(kind: str, what: str, points: Sequence[str], boots: Sequence[Sequence[Boot]]) -> None:
+    reached = [one for one in boots if one[0].was_cut]
+    assert len(reached) >= 0.99 * len(boots), "cuts that came after the end test nothing"
+    print(f"{kind} release: {len(reached)} {what} at {len(points)} points; each ended whole, with one final result")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("power-cut")
+@pytest.mark.parametrize("kind", [GOOD, BAD])
+def test_power_cut_sweep_reduced(lab: Lab, kind: str) -> None:
+    """Every thirteenth point; the kinds of loss take turns."""
+    points = points_of(lab, kind)
     losses = list(Loss)
-    points = points_of(lab, version)
-    chosen = range(1, points + 1, REDUCED_STEP)
-    for number, at in enumerate(chosen):
-        one_cut(lab, version, [Cut(at, losses[number % len(losses)])])
-    print(f"{version}: {len(chosen)} cuts at {points} points")
+    chosen = range(1, len(points) + 1, REDUCED_STEP)
+    cuts = [[Cut(at, losses[number % len(losses)])] for number, at in enumerate(chosen)]
+    show(kind, "cuts", points, sweep(lab, kind, cuts))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("loss", Loss)
+@pytest.mark.parametrize("kind", [GOOD, BAD])
+def test_power_cut_sweep_full(lab: Lab, kind: str, loss: Loss) -> None:
+    """Every point, with every kind of loss."""
+    points = points_of(lab, kind)
+    cuts = [[Cut(at, loss)] for at in range(1, len(points) + 1)]
+    show(kind, f"cuts ({loss})", points, sweep(lab, kind, cuts))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", [GOOD, BAD])
+def test_power_cut_during_recovery(lab: Lab, kind: str) -> None:
+    """A sample of first cuts, and for each a second one at a sample of the points of the boot that follows."""
+    points = points_of(lab, kind)
+    losses = list(Loss)
+    cuts: list[list[Cut]] = []
+    for number, first in enumerate(range(1, len(points) + 1, SAMPLE_STEP)):
+        recovery = sweep(lab, kind, [[Cut(first, losses[number % len(losses)])]])[0][-1].passed
+        seconds = range(1 + number % RECOVERY_STEP, len(recovery) + 1, RECOVERY_STEP)
+        for turn, second in enumerate(seconds):
+            cuts.append([Cut(first, losses[number % len(losses)]), Cut(second, losses[turn % len(losses)])])
+    show(kind, "double cuts", points, sweep(lab, kind, cuts))
