@@ -20,6 +20,7 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 from tuf.api.serialization.json import JSONSerializer
 
 from firmware_schemas.ids import counter_of_version
+from firmware_schemas.limits import UPLOAD_CHUNK_BYTES
 from firmware_schemas.release import Component, HealthCheck, ReleaseManifest, encode_manifest, targets_of
 from tests.support.craft import HARDWARE
 
@@ -106,9 +107,10 @@ class Publisher:
         opened.raise_for_status()
         if opened.json().get("exists"):
             return
-        offset = opened.json()["offset"]
         path = f"/api/v1/uploads/{opened.json()['id']}"
-        client.patch(path, content=packed[offset:], headers={"upload-offset": str(offset)}).raise_for_status()
+        for offset in range(opened.json()["offset"], max(len(packed), 1), UPLOAD_CHUNK_BYTES):
+            piece = packed[offset : offset + UPLOAD_CHUNK_BYTES]
+            client.patch(path, content=piece, headers={"upload-offset": str(offset)}).raise_for_status()
 
     def current(self, client: httpx.Client) -> Metadata[Targets]:
         answer = client.get(f"/api/v1/trust/image/{self.role}")
