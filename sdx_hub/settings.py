@@ -125,7 +125,10 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unsafe(settings: Settings) -> None:
-    public = urlsplit(settings.public_url)
+    try:
+        public = urlsplit(settings.public_url)
+    except ValueError as error:
+        raise InvalidSettings(f"public_url is no address: {error}.", "settings_invalid") from None
     if settings.public_url and (public.scheme not in {"http", "https"} or not public.hostname):
         raise InvalidSettings("public_url must look like https://hub.example.org.", "settings_invalid")
     if settings.environment == "development":
@@ -134,6 +137,12 @@ def _refuse_unsafe(settings: Settings) -> None:
         raise InvalidSettings(
             "public_url must be https in production: polls carry a bearer token. Put a TLS proxy in front, or set "
             'environment = "development".',
+            "settings_unsafe",
+        )
+    if settings.host not in _LOOPBACK and not settings.public_url:
+        raise InvalidSettings(
+            f"host = {settings.host!r} offers plain http to the network, and polls carry a bearer token. Put a TLS proxy "
+            'in front and name it in public_url, or set environment = "development".',
             "settings_unsafe",
         )
     if settings.log_level == "debug":
