@@ -141,7 +141,7 @@ def _refuse_unsafe(settings: Settings) -> None:
         )
     if settings.host not in _LOOPBACK and not settings.public_url:
         raise InvalidSettings(
-            f"host = {settings.host!r} offers plain http to the network, and polls carry a bearer token. Put a TLS proxy "
+            f"host = {settings.host!r} offers plain http to the network, and polls carry a token. Put a TLS proxy "
             'in front and name it in public_url, or set environment = "development".',
             "settings_unsafe",
         )
