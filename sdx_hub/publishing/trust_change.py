@@ -113,7 +113,8 @@ def image_files(current: Current, role: str, change: KeyChange, now: datetime) -
 
 def director_files(root: Root, role: str, change: KeyChange, now: datetime) -> list[NewFile]:
     """As `image_files`, for the director: only its root is signed by people."""
-    return [NewFile(DIRECTOR, "root", rotation.next_root(root, role, change, now), _why(role, change))]
+    following = rotation.next_root(root, role, change, now, online=rotation.DIRECTOR_ONLINE)
+    return [NewFile(DIRECTOR, "root", following, _why(role, change))]
 
 
 def _still_signed(delegator: Root | Targets, role: str, metadata: Metadata[Any]) -> bool:

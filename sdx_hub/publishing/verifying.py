@@ -40,8 +40,14 @@ def verify(bundle: Bundle, progress: payload.Progress = payload.no_progress) -> 
     for (sha256, is_archive), component in sorted(parts.items()):
         with bundle.content(bundle.payloads[sha256]) as compressed:
             chunks = payload.unpack(compressed, sha256, component.length, progress)
-            for _ in listing.read(chunks) if is_archive else chunks:
-                pass
+            try:
+                for _ in listing.read(chunks) if is_archive else chunks:
+                    pass
+            except BundleRefused:
+                # Tampered bytes are no archive either; that they are not the signed ones is what a person must hear.
+                for _ in chunks:
+                    pass
+                raise
     for document in bundle.manifest.documents:
         digest = hashlib.sha256()
         with bundle.content(bundle.documents[document.sha256]) as file:

@@ -9,7 +9,7 @@ attack is recovered from by replacing the snapshot and timestamp keys in a new r
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +26,8 @@ from sdx_hub.trust.ceremony import FLEET_CONFIG, RESERVED_TEAMS, ROOT_LIFE, TARG
 from sdx_hub.trust.keys import PublicKey
 
 ONLINE = frozenset({"snapshot", "timestamp"})
+DIRECTOR_ONLINE = ONLINE | {"targets"}
+"""Roles that the hub signs for with nobody watching: one key is enough there."""
 ROOT_ROLES = frozenset({"root", "targets"}) | ONLINE
 
 
@@ -81,7 +83,9 @@ def is_delegated(role: str) -> bool:
     return role == FLEET_CONFIG or role.startswith(TEAM_PREFIX)
 
 
-def next_root(current: Root, role: str, change: KeyChange, now: datetime) -> Metadata[Root]:
+def next_root(
+    current: Root, role: str, change: KeyChange, now: datetime, *, online: Collection[str] = ONLINE
+) -> Metadata[Root]:
     """The next root, unsigned: with other keys for one role, or only with a new expiry.
 
     Args:
@@ -89,6 +93,7 @@ def next_root(current: Root, role: str, change: KeyChange, now: datetime) -> Met
         role: `root`, `targets`, `snapshot` or `timestamp`.
         change: May be empty.
         now: Start of the new expiry, UTC.
+        online: Roles of the hub itself; `DIRECTOR_ONLINE` for a root of the director.
 
     Raises:
         NotFound: A key to drop is not in the role (code `key_unknown`), or the role does not exist (`role_unknown`).
@@ -105,7 +110,7 @@ def next_root(current: Root, role: str, change: KeyChange, now: datetime) -> Met
         root.add_key(public.key, role)
     if change.threshold is not None:
         held.threshold = change.threshold
-    _check(role, held.threshold, [root.keys[keyid] for keyid in held.keyids])
+    _check(role, held.threshold, [root.keys[keyid] for keyid in held.keyids], online)
     root.version += 1
     root.expires = _utc(now) + ROOT_LIFE
     return Metadata(root)
@@ -270,8 +275,8 @@ def _to_drop(change: KeyChange, held: dict[str, Key], role: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _check(role: str, threshold: int, held: Sequence[Key]) -> None:
-    if role in ONLINE:
+def _check(role: str, threshold: int, held: Sequence[Key], online: Collection[str] = ONLINE) -> None:
+    if role in online:
         if not 1 <= threshold <= len(held):
             raise BadInput(f"{role} would have {len(held)} keys and a threshold of {threshold}.", "ceremony_threshold")
     else:
@@ -279,7 +284,7 @@ def _check(role: str, threshold: int, held: Sequence[Key]) -> None:
     material = [json.dumps(key.keyval, sort_keys=True) for key in held]
     if len(set(material)) != len(material):
         raise TrustError(f"{role} would have one key twice.", "key_twice")
-    if role not in ONLINE:
+    if role not in online:
         keys.check_distinct([PublicKey(keys.owner_of(key), key) for key in held if isinstance(key, SSlibKey)], role)
 
 

@@ -62,7 +62,7 @@ class Mitm:
                     answer = request.forward()
                 self._reply(*answer)
 
-            do_GET = do_HEAD = do_POST = do_PUT = _serve
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _serve
 
             def _reply(self, status: int, headers: dict[str, str], body: bytes | Iterator[bytes]) -> None:
                 self.send_response(status)
