@@ -2,7 +2,7 @@
 
 In this order, inside one transaction:
 
-1. Roots, by version. The hub must hold a signer for every online key that the last one names.
+1. Roots, by version. Whether the hub holds the online keys that the last one names shows when it signs the snapshot.
 2. The top targets role. Where a new root left the present one without enough signatures, a new one must be among the
    files.
 3. Team metadata. Where the new delegations left a team's metadata without enough signatures (a key was revoked), or a
@@ -25,7 +25,7 @@ from sdx_hub.persistence.tables.releases import Proposal, Release
 from sdx_hub.publishing.team_metadata import release_of_path
 from sdx_hub.services import metadata_store as rows
 from sdx_hub.trust import verification
-from sdx_hub.trust.online import COMPACT, IMAGE, OnlineSigners
+from sdx_hub.trust.online import COMPACT, IMAGE
 from sdx_hub.trust.verification import Incoming, Verified
 
 MAX_FILES = 64
@@ -48,13 +48,11 @@ class ImagePush:
 
     Args:
         session: The transaction; its turn to change metadata has come.
-        signers: Of the hub's keys.
         now: The time of every check.
     """
 
-    def __init__(self, session: AsyncSession, signers: OnlineSigners, now: datetime) -> None:
+    def __init__(self, session: AsyncSession, now: datetime) -> None:
         self._session = session
-        self._signers = signers
         self._now = now
         self._names: list[str] = []
         self._new: list[Verified[Root] | Verified[Targets]] = []
@@ -66,7 +64,7 @@ class ImagePush:
             BadInput: No file, too many, or one that fits several roles (code `role_ambiguous`).
             TrustError: See `verification`; `targets_below_threshold`, `team_below_threshold`, `team_metadata_missing`,
                 `targets_changed`.
-            ConflictError: `metadata_outdated`, `online_key_missing`.
+            ConflictError: `metadata_outdated`.
         """
         if not 1 <= len(raws) <= MAX_FILES:
             raise BadInput(f"Bring 1 to {MAX_FILES} metadata files.", "metadata_count")
@@ -90,8 +88,6 @@ class ImagePush:
             verified = verification.verify_root(IMAGE, current, file, self._now)
             current = verified.signed
             self._accept(verified)
-        if files:
-            self._signers.require_all(IMAGE, current)
         return current
 
     async def _top(self, root: Root, files: Sequence[Incoming]) -> Targets:

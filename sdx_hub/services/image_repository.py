@@ -135,13 +135,15 @@ class ImageRepository:
 
         Raises:
             NotAllowed: The role does not approve.
-            TrustError, ConflictError, BadInput, NotFound: A file is refused; see `image_push`.
+            TrustError, BadInput, NotFound: A file is refused; see `image_push`.
+            ConflictError: A version is not the next one, or the hub does not hold an online key that the root names
+                (code `online_key_missing`).
         """
         principal.require(Permission.APPROVE)
         async with self._database.unit_of_work() as uow:
             await rows.begin_change(uow)
             await rows.learn_keys(uow.session, self._signers)
-            accepted = await ImagePush(uow.session, self._signers, self._clock.now()).take(raws)
+            accepted = await ImagePush(uow.session, self._clock.now()).take(raws)
             if accepted.new:
                 await self._seal(uow, accepted.new)
                 await settle_proposals(uow.session, accepted.new)
