@@ -171,7 +171,9 @@ class Agent:
         now_s = self._clock.monotonic_s()
         if wake_s is not None:
             self._work_at = min(self._work_at, now_s + wake_s)
-        elif (seen := glance(self._home.journal)) is None or seen.has_duty(self._note.action):
+        elif self._note.action != note.served and (
+            (seen := glance(self._home.journal)) is None or seen.has_duty(self._note.action)
+        ):
             self._work_at = now_s  # The hub changed its mind while the worker was ending.
 
     def _after_a_crash_s(self, note: WorkerNote) -> float:

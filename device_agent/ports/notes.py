@@ -40,6 +40,8 @@ class WorkerNote(Struct, frozen=True):
         attempt: How many workers in a row ended with an error.
         gate: What the flight gate said last; empty where it was not asked.
         hint: What the poll named when the action under way was offered; None where none is.
+        served: What the poll named for the last action that ended: the signed one may have another name, and the same
+            poll is no reason to begin again.
     """
 
     wake_s: float | None = None
@@ -47,6 +49,7 @@ class WorkerNote(Struct, frozen=True):
     error: Problem | None = None
     gate: str = ""
     hint: str | None = None
+    served: str | None = None
 
 
 class _State(Struct, frozen=True):

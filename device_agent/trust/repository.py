@@ -236,8 +236,15 @@ class Repository:
         except BadVersionNumberError as error:
             raise TrustError(f"The {where} has a wrong version: {error}.", other_version) from error
         except RepositoryError as error:
-            code = "metadata_rollback" if "missing info" in str(error) else "metadata_malformed"
-            raise TrustError(f"The {where} is not valid: {str(error)[:200]}.", code) from error
+            reason = str(error.__cause__ or error)[:200]
+            code = next((code for text, code in _CODES_BY_TEXT.items() if text in reason), "metadata_malformed")
+            raise TrustError(f"The {where} is not valid: {reason}.", code) from error
 
 
 _EXPIRED = "metadata_expired"
+_CODES_BY_TEXT = {
+    # python-tuf has no classes for these. A role that vanished from the snapshot is a rollback (specification 5.5.5); a
+    # key that signed twice is refused before signatures are counted.
+    "missing info": "metadata_rollback",
+    "Multiple signatures": "metadata_bad_signature",
+}

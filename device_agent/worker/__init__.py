@@ -63,7 +63,7 @@ def work(
     if inventory and not worker.reported_inventory:
         place.reporter.inventory(worker.journal)
     place.budget.save()
-    write_note(place.storage, place.home.worker, _note(pause, before, worker.hint))
+    write_note(place.storage, place.home.worker, worker.note(pause))
     return pause, worker.ended
 
 
@@ -164,11 +164,6 @@ def _deliver(place: Workplace) -> AgentError | None:
 
 def _problem(error: AgentError | None) -> Problem | None:
     return None if error is None else Problem(error.code, str(error))
-
-
-def _note(pause: Pause, before: WorkerNote, hint: str | None) -> WorkerNote:
-    attempt = before.attempt + 1 if pause.error is not None else 0
-    return WorkerNote(pause.wake_s, attempt, _problem(pause.error), pause.gate, hint)
 
 
 __all__ = ["run", "work"]

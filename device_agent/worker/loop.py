@@ -45,7 +45,7 @@ from device_agent.core.machine import (
 from device_agent.core.plan import Instruction, Plan, Verified
 from device_agent.handlers.slots import current_slot
 from device_agent.ports.commands import Outcome
-from device_agent.ports.notes import WorkerNote
+from device_agent.ports.notes import Problem, WorkerNote
 from device_agent.ports.storage import read_optional, replace_file
 from device_agent.worker.install import Installation
 from device_agent.worker.pause import Pause, Unwanted
@@ -72,7 +72,7 @@ class Worker:
 
     def __init__(self, place: Workplace, wanted: Wanted, before: WorkerNote) -> None:
         self._place, self._wanted, self._before = place, wanted, before
-        self._hint = before.hint
+        self._hint, self._served = before.hint, before.served
         self._plan: Verified[Plan] | None = None
         self._rejected = False
         self.reported_inventory = False
@@ -86,10 +86,13 @@ class Worker:
     def journal(self) -> Journal:
         return self._journal
 
-    @property
-    def hint(self) -> str | None:
-        """What the poll named for the action under way."""
-        return None if isinstance(self._journal.state, Idle) else self._hint
+    def note(self, pause: Pause) -> WorkerNote:
+        """What the poller and the next worker should know."""
+        error = pause.error
+        problem = Problem(error.code, str(error)) if error is not None else None
+        attempt = self._before.attempt + 1 if error is not None else 0
+        hint = None if isinstance(self._journal.state, Idle) else self._hint
+        return WorkerNote(pause.wake_s, attempt, problem, pause.gate, hint, self._served)
 
     def run(self, *, restarted: bool) -> Pause:
         """Work until there is something to wait for.
@@ -109,7 +112,7 @@ class Worker:
         state = self._journal.state
         if isinstance(state, Idle):
             wanted = self._wanted()
-            if not wanted or wanted in self._journal.finished:
+            if not wanted or wanted in self._journal.finished or wanted == self._served:
                 return Pause()
             self._hint, self._plan = wanted, None
             self._post(Offer(wanted))
@@ -154,7 +157,7 @@ class Worker:
     # -- effects -----------------------------------------------------------------------------------------------------
 
     def _check(self, _state: Offered) -> None:
-        plan = self._preparation.verify(self._journal, self._adopt)
+        plan = self._verified()
         if missing := self._preparation.missing_bytes(plan.value):
             self._post(Refuse("storage_too_small", f"{missing} bytes of storage are missing: make room, assign again."))
             return
@@ -166,7 +169,7 @@ class Worker:
     def _fetch(self, state: Downloading) -> None:
         if self._plan is None or self._plan.value.action != state.action:
             # An earlier worker lost the link here: instructions should be fresh.
-            self._plan = self._preparation.verify(self._journal, self._adopt)
+            self._plan = self._verified()
         self._preparation.fetch(self._plan.value)
         self._post(Accept(self._plan))
 
@@ -222,20 +225,32 @@ class Worker:
             self.reported_inventory = True
         self._preparation.downloads.keep_only(frozenset())
         self._post(Filed())
+        self._served = self._hint
         if last is not None:
             self.ended.append(last)
 
     # -- the parts that effects share --------------------------------------------------------------------------------
 
-    def _adopt(self, instruction: Instruction) -> None:
-        """Go on with the action that is signed: the poll that offered one is not."""
-        state = self._journal.state
-        if instruction.action == action_of(state):
-            return
-        if instruction.action in self._journal.finished:
+    def _verified(self) -> Verified[Plan]:
+        """Verify what the director says now.
+
+        Raises:
+            TrustError, TransportError, InstallError, SettingsError: See `Preparation.verify`.
+            Unwanted: It is another action than the one that payloads were being fetched for.
+        """
+        plan = self._preparation.verify(self._journal, self._adopt)
+        if plan.value.action in self._journal.finished:
+            # Only now: old metadata of either repository is refused as such, and not taken for a slow hub.
             raise TransportError(
                 "The poll names a newer action than the director has signed: it is behind.", "director_behind"
             )
+        return plan
+
+    def _adopt(self, instruction: Instruction) -> None:
+        """Go on with the action that is signed: the poll that offered one is not."""
+        state = self._journal.state
+        if instruction.action == action_of(state) or instruction.action in self._journal.finished:
+            return
         if not isinstance(state, Offered):
             raise Unwanted
         self._post(Offer(instruction.action))

@@ -81,6 +81,8 @@ def test_freeze(tmp_path: Path) -> None:
 def test_mix_and_match_of_metadata(scene: Scene) -> None:
     """The snapshot says one version of the team's metadata, the attacker serves another under its name."""
     old_team = scene.fleet.image_file("1.team-nav.json")
+    # A version that the craft does not have yet: what it has verified before, it does not ask for again.
+    scene.fleet.publisher.publish("bystander", f"2.0.{int(time.time()) % 1000}", payloads("9.9.9"))
     version = Metadata[Targets].from_bytes(scene.fleet.image_file("team-nav")).signed.version
     scene.assign_new()
     scene.assert_refused(
