@@ -1,72 +1,41 @@
 """The director: what each device should run, signed when the device asks for it and not before.
 
 A document is signed anew when the device's desired state changed, when half of its life is over, or when an online key
-was replaced. The database is the truth: a request for the timestamp reads one row, everything else of a current
-document comes out of memory.
+was replaced. The database is the truth: a request for the timestamp reads one row (devices that ask at the same time
+share the query, and the transaction in which they are signed for); the rest of a current document is in memory.
 """
 
 import re
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
-from sqlalchemy import delete, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import select
 from sqlmodel import col
-from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
+from tuf.api.metadata import Metadata, Root
 
 from firmware_schemas.ids import DeviceId
-from firmware_schemas.release import ReleaseTarget, decode_manifest, targets_of
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, NotFound
 from sdx_hub.persistence.database import Database
-from sdx_hub.persistence.tables.assignments import Assignment
-from sdx_hub.persistence.tables.audit import Counter
 from sdx_hub.persistence.tables.devices import Device
-from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.trust import DirectorDocument
+from sdx_hub.services import director_documents
 from sdx_hub.services import metadata_store as rows
+from sdx_hub.services.batching import Batcher
 from sdx_hub.services.bounded_cache import BoundedCache
+from sdx_hub.services.director_documents import DocumentWriter, Held, Signing
 from sdx_hub.services.image_push import MAX_FILES
 from sdx_hub.services.image_repository import ImageRepository
-from sdx_hub.trust import director, verification
-from sdx_hub.trust.ceremony import TEAM_PREFIX
-from sdx_hub.trust.director import Documents, Instructions
+from sdx_hub.trust import verification
+from sdx_hub.trust.director import Documents
 from sdx_hub.trust.online import DIRECTOR, Lives, OnlineSigners
 from sdx_hub.trust.verification import Verified
 
-KEPT_VERSIONS = 2
-"""A device in the middle of its work still finds the version before: it goes when it has been replaced twice."""
+MAX_BATCH = 200
+"""Devices in one transaction: some thirty milliseconds of signing."""
 
 _FILE = re.compile(r"([1-9]\d{0,9})\.(root|snapshot|targets)\.json")
 _DOCUMENT_BYTES = 32 * 1024**2
-_RELEASE_BYTES = 8 * 1024**2
-
-
-class _Signed(Struct, frozen=True):
-    """A device's newest document, and until when it will do.
-
-    Attributes:
-        renew_at: Half of its life.
-        signed_by: See `_Signing.id`.
-    """
-
-    documents: Documents
-    desired_version: int
-    signed_by: str
-    renew_at: datetime
-
-
-class _Signing(Struct, frozen=True):
-    """What documents are signed with now.
-
-    Attributes:
-        id: Of the keys: a document with another one was signed before an online key was replaced.
-    """
-
-    root: Root
-    id: str
 
 
 class Director:
@@ -86,11 +55,11 @@ class Director:
         self._database = database
         self._clock = clock
         self._signers = signers
-        self._life = lives.director
+        self._writer = DocumentWriter(signers, lives.director)
         self._store = image.store
-        self._documents: BoundedCache[str, _Signed] = BoundedCache(_DOCUMENT_BYTES)
-        self._releases: BoundedCache[str, tuple[ReleaseTarget, ...]] = BoundedCache(_RELEASE_BYTES)
-        self._signing: tuple[int, _Signing] | None = None
+        self._documents: BoundedCache[str, Held] = BoundedCache(_DOCUMENT_BYTES)
+        self._signing: tuple[int, Signing] | None = None
+        self._batcher: Batcher[str, Documents] = Batcher(self._bring_up_to_date, MAX_BATCH)
 
     async def load(self) -> None:
         """Check that this hub can instruct its devices.
@@ -110,7 +79,7 @@ class Director:
             NotFound: There is none (code `metadata_not_found`), or no such device (`device_unknown`).
         """
         if name == "timestamp.json":
-            return (await self._current(device_id)).timestamp
+            return (await self._batcher.ask(device_id)).timestamp
         match = _FILE.fullmatch(name)
         if match is None:
             raise rows.not_found(DIRECTOR, name)
@@ -165,21 +134,37 @@ class Director:
                 await uow.commit()
         return [f"{DIRECTOR}/root {file.version}" for file in files]
 
-    async def _current(self, device_id: DeviceId) -> Documents:
-        trust = select(col(Counter.value)).where(col(Counter.name) == rows.TRUST_COUNTER).scalar_subquery()
+    async def _bring_up_to_date(self, device_ids: Sequence[str]) -> Mapping[str, Documents | Exception]:
+        wanted = select(col(Device.id), col(Device.desired_version)).where(col(Device.id).in_(device_ids))
         async with self._database.reading() as session:
-            found = await session.execute(select(col(Device.desired_version), trust).where(col(Device.id) == device_id))
-            row = found.one_or_none()
-        if row is None:
-            raise _unknown(device_id)
-        desired_version, number = row
+            desired = {row.id: row.desired_version for row in await session.execute(wanted)}
+            number = await rows.change_number(session)
         if number != self._store.number:
             await self._store.look()
-        signing = await self._now()
-        held = self._documents.get(device_id)
-        if held is None or not self._will_do(held, desired_version, signing):
-            held = await self._sign(device_id)
-        return held.documents
+        signing, now = await self._now(), self._clock.now()
+        found: dict[str, Documents | Exception] = {}
+        stale = []
+        for identity in device_ids:
+            held = self._documents.get(identity)
+            if identity not in desired:
+                found[identity] = _unknown(identity)
+            elif held is not None and held.will_do(desired[identity], signing, now):
+                found[identity] = held.documents
+            else:
+                stale.append(identity)
+        if stale:
+            async with self._database.unit_of_work() as uow:
+                if await rows.change_number(uow.session) != self._store.number:
+                    await self._store.look()  # A root came in while this waited for its turn.
+                    signing = await self._now()
+                made = await self._writer.bring_up_to_date(uow.session, stale, signing, now)
+                await uow.commit()
+            for identity, held in made.items():
+                self._documents.put(identity, held, held.documents.size)
+            found |= {
+                identity: made[identity].documents if identity in made else _unknown(identity) for identity in stale
+            }
+        return found
 
     async def _version(self, device_id: DeviceId, version: int) -> Documents:
         held = self._documents.get(device_id)
@@ -189,97 +174,15 @@ class Director:
             row = await session.get(DirectorDocument, (device_id, version))
         if row is None:
             raise rows.not_found(DIRECTOR, "this device's instructions")
-        return _documents(row)
+        return director_documents.stored(row.version, row.targets, row.snapshot, row.timestamp)
 
-    async def _now(self) -> _Signing:
+    async def _now(self) -> Signing:
         number = self._store.number
         if self._signing is None or self._signing[0] != number:
             root = _parse_root(await self._store.newest_file(DIRECTOR, "root"))
             keyids = self._signers.keyids(DIRECTOR, root)
-            self._signing = number, _Signing(root, ",".join(keyid[:16] for keyid in keyids))
+            self._signing = number, Signing(root, ",".join(keyid[:16] for keyid in keyids))
         return self._signing[1]
-
-    def _will_do(self, held: _Signed, desired_version: int, signing: _Signing) -> bool:
-        return (
-            held.desired_version == desired_version
-            and held.signed_by == signing.id
-            and self._clock.now() < held.renew_at
-        )
-
-    async def _sign(self, device_id: DeviceId) -> _Signed:
-        """Sign the next version, unless another worker has just done so."""
-        async with self._database.unit_of_work() as uow:
-            session = uow.session
-            # The lock is for PostgreSQL: whoever comes second waits here, and then finds what the first one signed.
-            device = await session.scalar(select(Device).where(col(Device.id) == device_id).with_for_update())
-            if device is None:
-                raise _unknown(device_id)
-            row = await session.scalar(
-                select(DirectorDocument)
-                .where(col(DirectorDocument.device_id) == device_id)
-                .order_by(col(DirectorDocument.version).desc())
-                .limit(1)
-            )
-            signing = await self._now()
-            if row is not None:
-                held = self._held(row)
-                if self._will_do(held, device.desired_version, signing):
-                    self._documents.put(device_id, held, held.documents.size)
-                    return held
-            now = self._clock.now()
-            version = row.version + 1 if row is not None else 1
-            instructions = await self._instructions(session, device)
-            documents = director.sign(instructions, version, signing.root, self._signers, now=now, life=self._life)
-            made = DirectorDocument(
-                device_id=device_id,
-                version=version,
-                desired_version=device.desired_version,
-                targets=documents.targets,
-                snapshot=documents.snapshot,
-                timestamp=documents.timestamp,
-                signed_by=signing.id,
-                signed_at=now,
-            )
-            session.add(made)
-            await session.execute(
-                delete(DirectorDocument).where(
-                    col(DirectorDocument.device_id) == device_id,
-                    col(DirectorDocument.version) <= version - KEPT_VERSIONS,
-                )
-            )
-            await uow.commit()
-        held = self._held(made)
-        self._documents.put(device_id, held, held.documents.size)
-        return held
-
-    async def _instructions(self, session: AsyncSession, device: Device) -> Instructions:
-        found = await session.scalars(select(col(Assignment.release_id)).where(col(Assignment.device_id) == device.id))
-        targets: dict[str, TargetFile] = {}
-        for release_id in sorted(found):
-            targets |= director.targets_for(await self._release(session, release_id), device.hardware)
-        action = f"{device.id}.{device.desired_version}" if targets else ""
-        return Instructions(device.id, device.desired_version, action, targets)
-
-    async def _release(self, session: AsyncSession, release_id: str) -> tuple[ReleaseTarget, ...]:
-        known = self._releases.get(release_id)
-        if known is None:
-            found = await session.execute(
-                select(col(Release.team_role), col(Release.manifest)).where(col(Release.id) == release_id)
-            )
-            role, manifest = found.one()
-            known = targets_of(role.removeprefix(TEAM_PREFIX), decode_manifest(manifest))
-            self._releases.put(release_id, known, 4 * len(manifest))
-        return known
-
-    def _held(self, row: DirectorDocument) -> _Signed:
-        documents = _documents(row)
-        life = min(self._life, documents.expires - row.signed_at)
-        return _Signed(documents, row.desired_version, row.signed_by, row.signed_at + life / 2)
-
-
-def _documents(row: DirectorDocument) -> Documents:
-    expires = Metadata[Timestamp].from_bytes(row.timestamp).signed.expires
-    return Documents(row.version, row.targets, row.snapshot, row.timestamp, expires)
 
 
 def _parse_root(raw: bytes | None) -> Root:

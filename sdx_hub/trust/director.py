@@ -24,7 +24,6 @@ class Instructions(Struct, frozen=True):
     """
 
     device_id: str
-    desired_version: int
     action: str
     targets: Mapping[str, TargetFile]
 

@@ -179,7 +179,7 @@ async def test_it_is_signed_at_half_of_its_life(hub: TrustHub, clock: MovableClo
 
 async def test_a_document_of_a_shorter_life_is_not_served_expired(hub: TrustHub, clock: MovableClock) -> None:
     """The setting was six seconds yesterday and is a day now: what was signed yesterday ended after six seconds."""
-    hub.director._life = timedelta(seconds=6)
+    hub.director._writer._life = timedelta(seconds=6)
     await fetch(hub)
     worker = await hub.another_worker()
     clock.move(seconds=4)
