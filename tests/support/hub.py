@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -72,10 +73,13 @@ class HubProcess:
 
     def stop(self) -> int:
         """SIGTERM, as a service manager would; return the exit code."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself; return the exit code."""
         assert self._process is not None
-        process = self._process
-        os.kill(process.pid, signal.SIGTERM)
-        code = process.wait(40)
+        code = self._process.wait(40)
         self._process = None
         return code
 
@@ -95,6 +99,7 @@ class HubProcess:
 
     def _end(self, number: signal.Signals) -> None:
         assert self._process is not None
-        os.killpg(self._process.pid, number)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
         self._process.wait(20)
         self._process = None
