@@ -44,7 +44,7 @@ MAX_KEYS_PER_ROLE = 16
 RESERVED_TEAMS = frozenset({FLEET_CONFIG, "root", "targets", "snapshot", "timestamp", "director", "director-root"})
 """Their paths or their generated keys would have the names of another role's."""
 
-_QUORUM = re.compile(r"^(\d{1,2})/(\d{1,2})$")
+_QUORUM = re.compile(r"([0-9]{1,2})/([0-9]{1,2})")
 
 
 class Quorum(Struct, frozen=True):
@@ -122,7 +122,7 @@ def parse_quorum(text: str) -> Quorum:
         BadInput: It is no quorum, or one that a single lost key ends or a single person fills (code
             `ceremony_threshold`).
     """
-    match = _QUORUM.match(text)
+    match = _QUORUM.fullmatch(text)
     if match is None:
         raise BadInput(f"{text!r} is no quorum: write THRESHOLD/KEYS, for instance 2/3.", "ceremony_threshold")
     quorum = Quorum(int(match[1]), int(match[2]))

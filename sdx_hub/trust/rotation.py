@@ -9,7 +9,7 @@ attack is recovered from by replacing the snapshot and timestamp keys in a new r
 
 import copy
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -107,6 +107,7 @@ def next_root(
     for keyid in _to_drop(change, {keyid: root.keys[keyid] for keyid in held.keyids}, role):
         root.revoke_key(keyid, role)
     for public in change.add:
+        _check_added(public, role, held.keyids, root.keys)
         root.add_key(public.key, role)
     if change.threshold is not None:
         held.threshold = change.threshold
@@ -140,9 +141,9 @@ def next_targets(current: Targets, role: str, change: KeyChange, now: datetime) 
         dropped = set(_to_drop(change, {keyid: all_keys[keyid] for keyid in held.keyids}, role))
         held.keyids = [keyid for keyid in held.keyids if keyid not in dropped]
         for public in change.add:
+            _check_added(public, role, held.keyids, all_keys)
             all_keys[public.keyid] = public.key
-            if public.keyid not in held.keyids:
-                held.keyids.append(public.keyid)
+            held.keyids.append(public.keyid)
         if change.threshold is not None:
             held.threshold = change.threshold
         _check(role, held.threshold, [all_keys[keyid] for keyid in held.keyids])
@@ -273,6 +274,18 @@ def _to_drop(change: KeyChange, held: dict[str, Key], role: str) -> list[str]:
             raise NotFound(f"{name!r} names {len(matches)} keys of {role}, which has: {owners}.", "key_unknown")
         found += matches
     return list(dict.fromkeys(found))
+
+
+def _check_added(public: PublicKey, role: str, held: Sequence[str], known: Mapping[str, Key]) -> None:
+    """Refuse a key that is there: adding it again under another name would rename its holder in silence."""
+    present = known.get(public.keyid)
+    if public.keyid in held or (present is not None and keys.owner_of(present) != public.owner):
+        owner = keys.owner_of(present) if present is not None else public.owner
+        raise TrustError(
+            f"The key that {public.owner} brings for {role} is there already: it is {owner}'s. Each person makes a key "
+            "of their own.",
+            "key_twice",
+        )
 
 
 def _check(role: str, threshold: int, held: Sequence[Key], online: Collection[str] = ONLINE) -> None:
