@@ -102,10 +102,12 @@ async def assign(hub: TrustHub, device: str, *products: str) -> None:
         await uow.commit()
 
 
-async def fetch(hub: TrustHub, device: DeviceId = DEVICE) -> dict[str, Metadata[Any]]:
+async def fetch(
+    hub: TrustHub, device: DeviceId = DEVICE, root: Root | None = None, timestamp: bytes = b""
+) -> dict[str, Metadata[Any]]:
     """What a device fetches, each file verified by the root and bound by the one before it."""
-    root = await hub.root("director")
-    raw = {"timestamp": await hub.director.file(device, "timestamp.json")}
+    root = root or await hub.root("director")
+    raw = {"timestamp": timestamp or await hub.director.file(device, "timestamp.json")}
     version = Metadata[Any].from_bytes(raw["timestamp"]).signed.version
     for role in ("snapshot", "targets"):
         raw[role] = await hub.director.file(device, f"{version}.{role}.json")
@@ -253,10 +255,27 @@ async def test_replaced_online_keys_sign_at_once(hub: TrustHub) -> None:
     raw = hub.people.sign(metadata, "director")
     assert await hub.director.push(APPROVER, [raw]) == ["director/root 2"]
     assert await hub.director.file(DEVICE, "2.root.json") == raw
-    # `fetch` verifies by the newest root; a worker that did not take the push must not serve an old signature either.
-    assert (await fetch(other))["timestamp"].signed.version == 2
+    # A worker that did not take the push must not serve an old signature either.
+    assert (await fetch(other, root=metadata.signed))["timestamp"].signed.version == 2
     assert (await fetch(hub))["timestamp"].signed.version == 2
     assert await hub.director.push(APPROVER, [raw]) == ["director/root 2"]
+
+
+async def test_a_root_that_comes_in_while_a_device_waits(tmp_path: Path, hub: TrustHub, clock: MovableClock) -> None:
+    """Another worker takes the root while this one waits for its turn to write: the new keys sign."""
+    second = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'hub.db'}", clock)
+    other = await hub.another_worker(second)
+    metadata = await next_root(hub, ("timestamp",))
+    try:
+        async with hub.database._lock:
+            asked = asyncio.create_task(hub.director.file(DEVICE, "timestamp.json"))
+            await asyncio.sleep(0.2)
+            await other.director.push(APPROVER, [hub.people.sign(metadata, "director")])
+            assert not asked.done()
+        found = await fetch(hub, root=metadata.signed, timestamp=await asked)
+        assert found["timestamp"].signed.version == 1
+    finally:
+        await second.close()
 
 
 async def test_a_director_root_is_verified_like_any_other(hub: TrustHub) -> None:
