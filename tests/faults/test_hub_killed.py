@@ -30,6 +30,8 @@ from tests.support.publisher import Payload
 ROUNDS = 50
 PARTS = 3
 """Pieces in which a payload is sent."""
+ANSWERS = 14
+"""A kill comes after so many answers to the publisher at the most: one release takes eleven."""
 
 
 @dataclass
@@ -46,13 +48,18 @@ class Acknowledged:
 
 
 class Traffic(threading.Thread, ABC):
-    """Someone at work until the hub dies; `asking` while an answer is awaited."""
+    """Someone at work until the hub dies.
+
+    Attributes:
+        unanswered_since: When the request was made whose answer is awaited; 0.0 between two requests.
+        answers: So many came.
+    """
 
     def __init__(self, fleet: Fleet, craft: Craft, yes: Acknowledged, number: int) -> None:
         super().__init__(daemon=True)
         self.fleet, self.craft, self.yes, self.number = fleet, craft, yes, number
-        self.asking = False
-        self.met_the_kill = False
+        self.unanswered_since = 0.0
+        self.answers = 0
         self.surprise: BaseException | None = None
 
     @abstractmethod
@@ -67,15 +74,16 @@ class Traffic(threading.Thread, ABC):
                     step += 1
                     self.work(client, step)
         except httpx.TransportError:
-            self.met_the_kill = self.asking  # The hub is dead: that was the plan.
+            return  # The hub is dead: that was the plan.
         except BaseException as error:
             self.surprise = error
 
     def _asks(self, _request: httpx.Request) -> None:
-        self.asking = True
+        self.unanswered_since = time.monotonic()
 
     def _answered(self, _response: httpx.Response) -> None:
-        self.asking = False
+        self.unanswered_since = 0.0
+        self.answers += 1
 
 
 class Publishing(Traffic):
@@ -119,7 +127,7 @@ class Polling(Traffic):
         desired = answer.json()["desired_version"]
         assert desired >= self.yes.desired, "a desired state that a device was told of must never be taken back"
         self.yes.desired = desired
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 class Reporting(Traffic):
@@ -137,6 +145,14 @@ class Reporting(Traffic):
         assert answer.status_code == 200, answer.text
         assert answer.json()["receipts"][0]["status"] == "accepted", answer.text
         self.yes.reports.append(body["envelopes"][0])
+        time.sleep(0.01)
+
+
+def wait_for_answers(traffic: Traffic, answers: int) -> None:
+    """A moment that says something on a fast and on a slow machine alike."""
+    end = time.monotonic() + 30
+    while traffic.answers < answers and traffic.is_alive() and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def check(fleet: Fleet, craft: Craft, yes: Acknowledged, releases: list[str], reports: list[dict[str, str]]) -> None:
@@ -186,13 +202,15 @@ def test_hub_killed_at_random_moments_loses_nothing_acknowledged(tmp_path: Path)
             ]
             for one in traffic:
                 one.start()
-            time.sleep(moments.uniform(0.02, 0.6))
+            wait_for_answers(traffic[0], moments.randint(0, ANSWERS))
+            time.sleep(moments.uniform(0.0, 0.03))
+            killed_at = time.monotonic()
             fleet.hub.kill()
             for one in traffic:
                 one.join(30)
                 assert not one.is_alive()
                 assert one.surprise is None, f"round {number}: {one.surprise!r}"
-                met[type(one).__name__] += one.met_the_kill
+                met[type(one).__name__] += 0.0 < one.unanswered_since < killed_at
             fleet.restart_hub()
             check(fleet, craft, yes, list(yes.releases)[releases:], yes.reports[reports:])
             yes.uploads.clear()
@@ -200,6 +218,6 @@ def test_hub_killed_at_random_moments_loses_nothing_acknowledged(tmp_path: Path)
         assert fleet.doctor() == 0
         print(f"requests under way at a kill: {dict(met)}")
         print(f"{len(yes.releases)} releases, {len(yes.reports)} reports and {ROUNDS} kills: nothing lost")
-        assert min(met.values()) >= ROUNDS / 5, met
+        assert min(met.values()) >= ROUNDS / 10, met
         assert len(yes.reports) >= ROUNDS / 2
-        assert len(yes.releases) >= ROUNDS / 4
+        assert len(yes.releases) >= ROUNDS / 8
