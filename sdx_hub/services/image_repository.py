@@ -23,7 +23,7 @@ from sdx_hub.services.image_sealing import newest_targets, seal
 from sdx_hub.services.metadata_store import Head, MetadataStore
 from sdx_hub.trust import verification
 from sdx_hub.trust.online import COMPACT, IMAGE, Lives, OnlineSigners
-from sdx_hub.trust.verification import Incoming, Verified
+from sdx_hub.trust.verification import Verified
 
 RENEWALS_PER_LIFE = 4
 """A timestamp of a day is made four times a day: an outage of half of its life is survived with time to spare."""
@@ -120,7 +120,7 @@ class ImageRepository:
         await rows.begin_change(uow)
         await rows.learn_keys(uow.session, self._signers)
         view = await self.team_view(uow.session, role)
-        incoming = Incoming(metadata.to_bytes(COMPACT), metadata)
+        incoming = verification.read(metadata.to_bytes(COMPACT), f"{IMAGE}/{role}")
         verified = verification.verify_team(view.delegator, role, view.current, incoming, self._clock.now())
         await self._seal(uow, [verified])
 

@@ -33,10 +33,15 @@ T = TypeVar("T", Root, Targets)
 
 
 class Incoming(Struct, frozen=True):
-    """A file as it came, parsed, and not trusted."""
+    """A file as it came, parsed, and not trusted.
+
+    Attributes:
+        payload: What its signatures must be over; made once, because that takes long where there are many targets.
+    """
 
     raw: bytes
     metadata: Metadata[Any]
+    payload: bytes
 
     @property
     def version(self) -> int:
@@ -63,12 +68,12 @@ def read(raw: bytes, origin: str) -> Incoming:
     """
     metadata = rotation.parse(raw, origin)
     try:
-        metadata.signed_bytes  # noqa: B018 - what a signature is over; a fraction or half a character has no such form
-    except SerializationError as error:
+        payload = metadata.signed_bytes
+    except SerializationError as error:  # a fraction, or half of a character
         raise TrustError(f"{origin} holds values that cannot be signed.", "metadata_invalid") from error
     if type(metadata.signed.version) is not int:
         raise TrustError(f"{origin} has a version that is no whole number.", "metadata_invalid")
-    return Incoming(raw, metadata)
+    return Incoming(raw, metadata, payload)
 
 
 def verify_root(repository: str, current: Root | None, incoming: Incoming, now: datetime) -> Verified[Root]:
@@ -147,18 +152,20 @@ def require_threshold(
     Raises:
         TrustError: It did not (with `code`); says whose signatures are there and whose are missing.
     """
-    state = rotation.signature_state(by, delegator, role, incoming.metadata)
-    if state.met:
+    result = delegator.get_verification_result(role, incoming.payload, incoming.metadata.signatures)
+    if result.verified:
         return
+    signed_by = sorted(keys.owner_of(key) for key in result.signed.values())
+    missing = sorted(keys.owner_of(key) for key in result.unsigned.values())
     raise TrustError(
-        f"{name} version {incoming.version} has {len(state.signed)} of {state.threshold} valid signatures by the keys "
-        f"of {by} (signed: {', '.join(state.signed) or 'nobody'}; could sign: {', '.join(state.missing) or 'nobody'}). "
-        "Have it signed: sdx keys sign.",
+        f"{name} version {incoming.version} has {len(signed_by)} of {result.threshold} valid signatures by the keys of "
+        f"{by} (signed: {', '.join(signed_by) or 'nobody'}; could sign: {', '.join(missing) or 'nobody'}). Have it "
+        "signed: sdx keys sign.",
         code,
         role=name,
-        threshold=state.threshold,
-        signed_by=list(state.signed),
-        missing=list(state.missing),
+        threshold=result.threshold,
+        signed_by=signed_by,
+        missing=missing,
     )
 
 
@@ -208,7 +215,7 @@ def delegated_roles(targets: Targets) -> Mapping[str, DelegatedRole]:
 
 
 def _count(delegator: Targets, role: str, incoming: Incoming) -> int:
-    return len(rotation.signature_state("targets", delegator, role, incoming.metadata).signed)
+    return len(delegator.get_verification_result(role, incoming.payload, incoming.metadata.signatures).signed)
 
 
 def _follows(current: Targets | None, signed: Targets) -> bool:

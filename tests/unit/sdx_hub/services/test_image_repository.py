@@ -11,6 +11,7 @@ from sqlmodel import col
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
+from firmware_schemas.limits import MAX_TARGETS_BYTES
 from sdx_hub.domain.errors import ConflictError, NotFound, TrustError
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.trust import MetadataFile
@@ -121,6 +122,17 @@ async def test_another_teams_people_and_paths_are_refused(hub: TrustHub) -> None
     with pytest.raises(TrustError) as outside:
         await publish(hub, "pay/camera/1.0.0/release.json")
     assert outside.value.code == "targets_changed"
+
+
+async def test_metadata_that_no_client_would_read_is_refused(hub: TrustHub) -> None:
+    """A team that outgrew the bound learns it here, and not from its devices."""
+    metadata = await next_team(hub, PATH)
+    metadata.signed.targets[PATH].unrecognized_fields["custom"] = {"notes": "x" * MAX_TARGETS_BYTES}
+    hub.people.sign(metadata, "team-nav")
+    with pytest.raises(TrustError) as refused:
+        async with hub.database.unit_of_work() as uow:
+            await hub.image.add_team_version(uow, "team-nav", metadata)
+    assert refused.value.code == "metadata_invalid"
 
 
 async def test_a_caller_that_rolls_back_leaves_nothing(hub: TrustHub) -> None:
