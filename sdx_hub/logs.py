@@ -59,7 +59,7 @@ def configure(level: str, *, as_json: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in ("alembic", "_granian", "granian", "httpx", "sqlalchemy"):
+    for name in ("alembic", "_granian", "granian", "httpx", "sqlalchemy", "tuf", "securesystemslib"):
         quiet = logging.getLogger(name)
         quiet.handlers.clear()
         quiet.propagate = True

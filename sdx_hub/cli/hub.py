@@ -97,7 +97,7 @@ def migrate(session: Session, data_dir: Path) -> None:
 @hub.command()
 @_data
 @command()
-def doctor(session: Session, data_dir: Path) -> None:
+def doctor(session: Session, data_dir: Path) -> int:
     """Look at everything that a hub must be able to rely on; exit code 0 only if all of it is well."""
     from sdx_hub.cli import hub_doctor
 
@@ -105,7 +105,7 @@ def doctor(session: Session, data_dir: Path) -> None:
     rows = [("ok" if each.ok else ("WARN" if each.warning else "FAIL"), each.check, each.detail) for each in findings]
     document = {"ok": all(each.ok or each.warning for each in findings), "findings": findings}
     session.console.result(_plain(document), lambda: table(("", "check", "detail"), rows))
-    hub_doctor.raise_worst(findings)
+    return hub_doctor.exit_code(findings)
 
 
 @hub.command()

@@ -20,8 +20,9 @@ from firmware_schemas.release import decode_manifest, encode_manifest
 from sdx_hub import migrations
 from sdx_hub.adapters.blobs import ENCODINGS, LocalBlobs, key_of
 from sdx_hub.adapters.clock import SystemClock
+from sdx_hub.cli.failures import FAILED, OK, REFUSED
 from sdx_hub.cli.hub_work import not_initialised
-from sdx_hub.domain.errors import ConflictError, HubError, NotFound, TrustError, Unavailable
+from sdx_hub.domain.errors import HubError, NotFound, TrustError, Unavailable
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.trust import MetadataFile
@@ -54,18 +55,6 @@ class Finding(Struct, frozen=True):
     refused: bool = False
 
 
-class DoctorFound(ConflictError):
-    """Something is not well; what, was printed."""
-
-    default_code = "doctor_found"
-
-
-class DoctorRefused(TrustError):
-    """Something that must be believed cannot be."""
-
-    default_code = "doctor_refused"
-
-
 async def examine(settings: Settings) -> list[Finding]:
     """Look at a hub, which may be running meanwhile.
 
@@ -93,18 +82,12 @@ async def examine(settings: Settings) -> list[Finding]:
         await database.close()
 
 
-def raise_worst(findings: list[Finding]) -> None:
-    """Return if all is well, warnings apart.
-
-    Raises:
-        DoctorRefused: Something of it is a matter of trust.
-        DoctorFound: Something else is not well.
-    """
+def exit_code(findings: list[Finding]) -> int:
+    """What the command ends with: warnings are no failure, and a matter of trust weighs most."""
     bad = [each for each in findings if not each.ok and not each.warning]
-    if not bad:
-        return
-    sentence = f"{len(bad)} of {len(findings)} checks failed: {', '.join(each.check for each in bad)}."
-    raise (DoctorRefused if any(each.refused for each in bad) else DoctorFound)(sentence)
+    if any(each.refused for each in bad):
+        return REFUSED
+    return FAILED if bad else OK
 
 
 async def _guarded(name: str, check: Callable[[], Awaitable[str | Finding]]) -> Finding:
