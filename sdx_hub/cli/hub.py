@@ -134,24 +134,6 @@ def restore(session: Session, file: Path, data_dir: Path) -> None:
     session.console.result(_plain(done), f"{data_dir}: {done.entries} files restored. Look at it: sdx hub doctor.")
 
 
-@hub.command("online-key")
-@click.argument("repository", type=click.Choice(["image", "director"]))
-@click.argument("role", type=click.Choice(["targets", "snapshot", "timestamp"]))
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Public key file.")
-@_data
-@command()
-def online_key(session: Session, repository: str, role: str, output: Path, data_dir: Path) -> None:
-    """Make a new key of the hub's own, for the next root to name; the public part goes to OUTPUT."""
-    from sdx_hub.cli import hub_work
-    from sdx_hub.trust.keys import exists_already
-
-    if output.exists():
-        raise exists_already(output)
-    public = asyncio.run(hub_work.online_key(settings_of(data_dir), repository, role, output))
-    document = {"repository": repository, "role": role, "keyid": public.keyid, "public": str(output)}
-    session.console.result(document, facts(list(document.items())))
-
-
 @hub.group()
 def token() -> None:
     """Tokens of people, without a token: for whoever has the data folder."""

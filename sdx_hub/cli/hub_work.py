@@ -20,7 +20,6 @@ from sdx_hub.persistence.tables.trust import OnlineKey
 from sdx_hub.services.backup import Summary, write_backup
 from sdx_hub.services.people import INSTALLER, PeopleService
 from sdx_hub.settings import Settings
-from sdx_hub.trust import keys
 
 KEEPER = Principal("hub-keeper", Role.ADMIN)
 """Who acts when somebody with access to the data folder uses `sdx hub token`."""
@@ -100,21 +99,6 @@ async def with_people(settings: Settings, act: Callable[[PeopleService, Principa
     """Do something to the tokens of people, in the name of whoever keeps the hub."""
     async with opened(settings) as database:
         return await act(PeopleService(database, SystemClock()), KEEPER)
-
-
-async def online_key(settings: Settings, repository: str, role: str, output: Path) -> keys.PublicKey:
-    """Make a new online key, and write its public part into a new file.
-
-    Raises:
-        ConflictError: The file exists (code `key_exists`), or the hub has no keys yet.
-        BadInput: There is no such online role (code `role_unknown`).
-    """
-    from sdx_hub.services.hub_init import add_online_key
-
-    async with opened(settings) as database:
-        public = await add_online_key(database, settings.data_dir, repository, role)
-    keys.write_public(public, output)
-    return public
 
 
 def backup(settings: Settings, file: Path, now: datetime) -> Summary:

@@ -29,8 +29,9 @@ GRACE_S = 20
 """So long may requests take to end after SIGTERM."""
 _PR_SET_PDEATHSIG = 1
 _ANNOUNCE_EVERY_S = 0.01
-_HEADER_BYTES = 64 * 1024
+_HEAD_BYTES = 256 * 1024
 _BACKLOG = 4096
+_SLACK_S, _MAX_IDLE_S = 30, 900
 _CONNECTIONS = 100_000
 """Of one worker. Granian counts kept connections as work under way: its default would shut out the 1,025th craft."""
 _log = structlog.get_logger(__name__)
@@ -74,7 +75,7 @@ def serve(settings: Settings) -> None:
             backlog=_BACKLOG,
             backpressure=_CONNECTIONS,
             http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(max_buffer_size=_HEADER_BYTES * 8),
+            http1_settings=HTTP1Settings(header_read_timeout=_idle_s(settings) * 1000, max_buffer_size=_HEAD_BYTES),
             websockets=False,
             log_level=LogLevels.warning,
             log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}},
@@ -107,6 +108,11 @@ def _hold_port(host: str, port: int) -> socket.socket:
             "address_unusable",
         ) from error
     return held
+
+
+def _idle_s(settings: Settings) -> int:
+    """How long a connection may wait for its next request: from one poll to the next, for craft keep theirs."""
+    return min(settings.poll_interval_s + settings.poll_jitter_s + _SLACK_S, _MAX_IDLE_S)
 
 
 def _raise_file_limit() -> None:

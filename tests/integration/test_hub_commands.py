@@ -308,16 +308,6 @@ def test_tokens_without_a_token(data: Path) -> None:
     assert sdx("doctor", "--data", data)[0] == 0
 
 
-def test_a_new_online_key_waits_for_a_root_that_names_it(data: Path, tmp_path: Path) -> None:
-    code, made = sdx("online-key", "image", "timestamp", "-o", tmp_path / "new.pub", "--data", data)
-    assert code == 0, made
-    assert json.loads((tmp_path / "new.pub").read_text())["keyid"] == made["keyid"]
-    assert sdx("doctor", "--data", data)[0] == 0
-    code, refused = sdx("online-key", "image", "targets", "-o", tmp_path / "odd.pub", "--data", data)
-    assert (code, refused["error"]["code"]) == (1, "role_unknown")
-    assert not (tmp_path / "odd.pub").exists()
-
-
 @pytest.mark.parametrize("command", ["doctor", "token list", "backup x"])
 def test_a_folder_without_a_hub_is_said_to_be_one(tmp_path: Path, command: str) -> None:
     code, refused = sdx(*command.split(), "--data", tmp_path / "nothing")

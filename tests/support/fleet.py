@@ -26,9 +26,11 @@ from firmware_schemas import canonical
 from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX, EnrolRequest, envelope, parse_enrol_string
 from firmware_schemas.release import ReleaseManifest
 from sdx_hub.cli import hub_work
+from sdx_hub.services.hub_init import add_online_key
 from sdx_hub.settings import load_settings
 from sdx_hub.trust import rotation
 from sdx_hub.trust.ceremony import ONLINE_ROLES
+from sdx_hub.trust.keys import PublicKey
 from sdx_hub.trust.rotation import KeyChange
 from tests.support.craft import HARDWARE, Craft
 from tests.support.hub import SDX, HubProcess
@@ -207,10 +209,8 @@ class Fleet:
     def rotate_online_keys(self, repository: str) -> None:
         """Replace every online key of a repository: made on the hub, named by a new root that people sign."""
         root = self._root(repository).signed
-        settings = load_settings(self.hub.data, {})
         for role in ONLINE_ROLES[repository]:
-            made = self.folder / f"{repository}-{role}-{root.version}.pub"
-            public = in_thread(lambda role=role, made=made: hub_work.online_key(settings, repository, role, made))
+            public = in_thread(lambda role=role: self._new_online_key(repository, role))
             for keyid in list(root.roles[role].keyids):
                 root.revoke_key(keyid, role)
             root.add_key(public.key, role)
@@ -226,6 +226,10 @@ class Fleet:
     def restart_hub(self) -> None:
         """Start the hub again, on the port that it had."""
         self.hub.start()
+
+    async def _new_online_key(self, repository: str, role: str) -> PublicKey:
+        async with hub_work.opened(load_settings(self.hub.data, {})) as database:
+            return await add_online_key(database, self.hub.data, repository, role)
 
     def _root(self, repository: str) -> Metadata[Root]:
         answer = httpx.get(f"{self.url}/api/v1/trust/{repository}/root", timeout=30)
