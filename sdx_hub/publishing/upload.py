@@ -99,11 +99,16 @@ class Uploader:
                 raise TrustError(f"The hub asks for byte {offset} of {size}.", "answer_invalid")
             report(offset)
             content.seek(offset)
-            headers = {"Upload-Offset": str(offset), "Content-Type": "application/octet-stream"}
+            piece = content.read(UPLOAD_CHUNK_BYTES)
+            headers = {
+                "Upload-Offset": str(offset),
+                "Content-Type": "application/octet-stream",
+                "Content-Length": str(len(piece)),
+            }
             try:
-                answer = self._hub.send(
-                    "PATCH", f"/uploads/{upload}", content=content.read(UPLOAD_CHUNK_BYTES), headers=headers
-                )
+                # As an iterator, which is empty once it was sent: httpx keeps a request in a cycle with its answer, and
+                # bytes that were handed over whole would pile up until the garbage collector comes by.
+                answer = self._hub.send("PATCH", f"/uploads/{upload}", content=iter((piece,)), headers=headers)
             except ConflictError as error:
                 # Our last piece arrived although its answer did not: go on from where the hub is.
                 corrections += 1
