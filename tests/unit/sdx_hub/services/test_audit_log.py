@@ -1,5 +1,6 @@
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
+from sqlmodel import col
 
 from sdx_hub.domain.audit_chain import GENESIS, link
 from sdx_hub.domain.errors import NotAllowed, TrustError
@@ -69,6 +70,27 @@ async def test_whatever_is_changed_or_removed_is_found(
         await verify(database)
     assert refused.value.code == "audit_chain_broken"
     assert refused.value.extra == {"seq": seq}
+
+
+async def test_a_changed_entry_with_its_hash_made_anew_breaks_the_next_link(
+    database: Database, clock: MovableClock
+) -> None:
+    await write(database, clock, 5)
+    async with database.reading() as session:
+        entry = (await session.scalars(select(AuditEntry).where(col(AuditEntry.seq) == 3))).one()
+    forged = link(
+        seq=3,
+        time=entry.time,
+        actor="bob",
+        action=entry.action,
+        subject=entry.subject,
+        detail={"number": 2, "text": "ä"},
+        prev_hash=entry.prev_hash,
+    )
+    await tamper(database, f"UPDATE audit_entry SET actor = 'bob', hash = '{forged}' WHERE seq = 3")  # noqa: S608
+    with pytest.raises(TrustError) as refused:
+        await verify(database)
+    assert refused.value.extra == {"seq": 4}
 
 
 async def test_an_entry_that_is_slipped_in_is_found(database: Database, clock: MovableClock) -> None:

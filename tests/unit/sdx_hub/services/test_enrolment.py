@@ -11,6 +11,7 @@ from firmware_schemas.device_api import envelope, parse_enrol_string
 from firmware_schemas.errors import SchemaError
 from sdx_hub.domain.errors import BadInput, ConflictError, HubError, NotAllowed, NotFound, TrustError
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.tables.assignments import Action
 from sdx_hub.persistence.tables.audit import AuditEntry
 from sdx_hub.persistence.tables.devices import Device, DeviceEvent, EnrolToken
 from sdx_hub.services.enrolment import MAX_ENROL_LIFE, EnrolmentService
@@ -205,6 +206,23 @@ async def test_a_revoked_device_is_refused_at_the_next_poll_and_never_comes_back
     before = await hub.snapshot()
     await hub.enrolment.revoke(OPERATOR, craft.id)
     assert await hub.snapshot() == before
+
+
+async def test_an_action_of_a_revoked_device_does_not_stay_open(hub: Setup) -> None:
+    craft = Craft()
+    await hub.enrolment.enrol(craft.enrolment(await hub.token()))
+    async with hub.database.unit_of_work() as uow:
+        for version, state in ((1, "success"), (2, "open")):
+            fields: dict[str, Any] = {"id": f"{craft.id}.{version}", "desired_version": version, "state": state}
+            uow.session.add(Action(device_id=craft.id, releases="{}", created_at=hub.clock.now(), **fields))
+        await uow.commit()
+    await hub.enrolment.revoke(OPERATOR, craft.id)
+    async with hub.database.reading() as session:
+        actions = (await session.scalars(select(Action).order_by(col(Action.id)))).all()
+    assert [(action.state, action.code, action.finished_at) for action in actions] == [
+        ("success", "", None),
+        ("cancelled", "device_revoked", hub.clock.now()),
+    ]
 
 
 async def test_only_so_many_strangers_may_wait(hub: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
