@@ -25,14 +25,15 @@ MIB = 1024 * 1024
 MOST_MIB = 200 * 1000 * 1000 / MIB
 REDUCED_MIB, WHOLE_MIB = 96, 1024
 ADDED_SHARE = 0.4
-"""Of the reduced payload: so much may a process grow over what a payload of a few bytes takes. Half of it, which is what
-compression leaves, would be too much."""
+"""Of the reduced payload: so much may a process grow over what a payload of a few bytes takes. Half of it, what is left
+of it when compressed, would be too much."""
 PASSPHRASE = "correct horse battery staple"
 
 
 def generate(path: Path, size_mib: int) -> str:
     """Write the payload; return its digest. Blocks that can be compressed and blocks that cannot take turns."""
-    text = b"".join(b"%08d the craft flies level and straight\n" % line for line in range(MIB // 48 + 1))[:MIB]
+    text = b"".join(b"%06d the craft flies straight\n" % line for line in range(MIB // 32))
+    assert len(text) == MIB
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for number in range(size_mib):
