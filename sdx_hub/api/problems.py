@@ -78,6 +78,9 @@ def _schema_error(_: Request[Any, Any, Any], error: SchemaError) -> Response[dic
 
 def _http_exception(_: Request[Any, Any, Any], error: HTTPException) -> Response[dict[str, Any]]:
     status = error.status_code
+    if status >= 500 and "client disconnected" in error.detail:
+        # Nobody reads this answer, and a lost connection is no fault of the hub's that its log should cry about.
+        return answer(400, "client_disconnected", "The connection was lost before the request had arrived.")
     if status >= 500:
         return _fault(_, error)
     extra = {"errors": error.extra} if isinstance(error.extra, list) else {}

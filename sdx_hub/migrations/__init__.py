@@ -7,9 +7,8 @@ do: it would cost every start a quarter of a second.
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DatabaseError
 
 from sdx_hub.domain.errors import ConflictError
 from sdx_hub.persistence.database import Database
@@ -67,10 +66,10 @@ def config(connection: Connection | None = None) -> "Config":
 
 
 def _version(connection: Connection) -> str:
-    try:
-        return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or "")
-    except DatabaseError:
+    # Asked first, and not tried: on PostgreSQL a statement that fails ends the transaction.
+    if not inspect(connection).has_table("alembic_version"):
         return ""
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or "")
 
 
 def _known() -> set[str]:
