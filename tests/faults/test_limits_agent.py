@@ -54,5 +54,6 @@ def test_agent_reads_no_metadata_of_100_mb(fleet: Fleet, tmp_path: Path, pattern
         assert "metadata_too_large" in f"{status['last_result']} {status['last_error']}", (outcome, status)
         assert not craft.running()
         mitm.rules.clear()
+        fleet.publisher.assign("small@1.0.0", craft.device_id)
         assert craft.run_once().code == 0
         assert list(craft.running()) == ["app/app"]

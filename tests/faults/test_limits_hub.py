@@ -40,15 +40,23 @@ def refused(answer: httpx.Response, status: int, code: str) -> None:
 
 def test_hub_stops_a_compression_bomb(fleet: Fleet) -> None:
     packed = bomb(1 << 30)
-    digest = hashlib.sha256(b"x" * 1000).hexdigest()
+    digest = hashlib.sha256(b"x" * MB).hexdigest()
     with fleet.publisher.client() as client:
-        body = {"sha256": digest, "length": len(packed), "encoding": "zstd", "decoded_length": 1000}
+        body = {"sha256": digest, "length": len(packed), "encoding": "zstd", "decoded_length": MB}
+        before = hub_peak_mb(fleet)
         opened = client.post("/api/v1/uploads", json=body).raise_for_status().json()
         answer = client.patch(
             f"/api/v1/uploads/{opened['id']}", content=packed, headers={"upload-offset": str(opened["offset"])}
         )
         refused(answer, 422, "decompression_bomb")
         assert client.get(f"/blobs/{digest}").status_code == 404
+        assert hub_peak_mb(fleet) < before + 32, "the bomb went off in memory"
+
+
+def test_hub_opens_no_upload_that_is_larger_than_its_content(fleet: Fleet) -> None:
+    with fleet.publisher.client() as client:
+        body = {"sha256": "a" * 64, "length": MB, "encoding": "zstd", "decoded_length": 1000}
+        refused(client.post("/api/v1/uploads", json=body), 413, "too_large")
 
 
 def test_hub_takes_no_manifest_with_a_long_name(fleet: Fleet) -> None:
