@@ -15,6 +15,9 @@ import structlog
 from sdx_hub.api.metrics import REQUESTS, SECONDS
 
 REQUEST_ID_HEADER = "sdx-request-id"
+_REQUEST_ID_NAME = REQUEST_ID_HEADER.encode()
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+"""Payloads are other people's bytes: no browser may take them for a page."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 _NOT_ROUTED = "-"
@@ -43,7 +46,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER.encode(), request_id)]
+                message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_NAME, request_id), _NOSNIFF]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
@@ -68,5 +71,5 @@ class Edge:
 
 def _request_id(headers: list[tuple[bytes, bytes]]) -> bytes:
     # A proxy may have given one; whatever else a client sends there stays out of the log.
-    given = next((value for name, value in headers if name == REQUEST_ID_HEADER.encode()), b"")
+    given = next((value for name, value in headers if name == _REQUEST_ID_NAME), b"")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()

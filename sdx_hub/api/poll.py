@@ -8,8 +8,10 @@ of the speed (docs/performance.md has the figures).
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
+
 from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX, INTERVAL_HEADER
-from sdx_hub.api.problems import MEDIA_TYPE, encoded
+from sdx_hub.api.problems import MEDIA_TYPE, RETRY_AFTER_S, encoded
 from sdx_hub.domain.errors import HubError, NotAuthenticated
 from sdx_hub.services.fleet_state import FleetState, token_key
 
@@ -21,6 +23,7 @@ _PREFIX = f"Bearer {DEVICE_TOKEN_PREFIX}".encode()
 _SCHEME_BYTES = len(b"Bearer ")
 _MAX_HEADER_BYTES = 512
 _NO_BODY = {"type": "http.response.body", "body": b""}
+_log = structlog.get_logger(__name__)
 _TOKEN_UNKNOWN = "This device token is not known here. Enrol the device again."  # noqa: S105 - a sentence
 
 
@@ -70,7 +73,13 @@ class PollPath:
             token = authorization[_SCHEME_BYTES:]
             slot = fleet.slots.get(token_key(token))
             if slot is None:
-                slot = await fleet.find(token)
+                try:
+                    slot = await fleet.find(token)
+                except Exception:
+                    # Known devices go on being answered while the database is away; for this one nobody can tell.
+                    _log.exception("poll_lookup_failed")
+                    await self._unavailable(send)
+                    return
         if slot is None or scope["method"] != "GET" or fleet.versions[slot] < 0:
             await self._refuse(fleet, scope["method"], authorization, slot, send)
             return
@@ -98,6 +107,11 @@ class PollPath:
                 status, code, detail = error.status, error.code, str(error)
                 header = (b"www-authenticate", b"Bearer")
         await self._answer(send, status, encoded(status, code, detail), MEDIA_TYPE.encode(), [header])
+
+    async def _unavailable(self, send: Any) -> None:
+        self.tally.refused += 1
+        body = encoded(503, "database_unavailable", "The hub's database is busy or away. Poll again later.")
+        await self._answer(send, 503, body, MEDIA_TYPE.encode(), [(b"retry-after", b"%d" % RETRY_AFTER_S)])
 
     async def _answer(self, send: Any, status: int, body: bytes, media_type: bytes, more: _Headers) -> None:
         headers = [

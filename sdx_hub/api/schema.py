@@ -24,7 +24,6 @@ _POLICY = (
 
 async def _restrict(response: Response[object]) -> Response[object]:
     response.headers["content-security-policy"] = _POLICY
-    response.headers["x-content-type-options"] = "nosniff"
     return response
 
 
