@@ -26,6 +26,7 @@ import httpx
 import pytest
 
 from device_agent.core import journal as journals
+from device_agent.core.errors import SettingsError
 from tests.faults.medium import Loss
 from tests.faults.power_cut import Boot, Cut, boot
 from tests.support.craft import Craft
@@ -143,7 +144,10 @@ class Update:
         return boots
 
     def _look(self, when: str) -> None:
-        journal = journals.decode((self._craft.state / "journal.json").read_bytes())
+        try:
+            journal = journals.decode((self._craft.state / "journal.json").read_bytes())
+        except SettingsError as error:
+            raise AssertionError(f"{when}: {error}") from error
         floor = journal.floors[PRODUCT]
         assert floor >= self._floor, f"{when}: the floor shrank from {self._floor} to {floor}"
         self._floor = floor
