@@ -267,6 +267,14 @@ def test_any_other_form_is_not_canonical(change: Callable[[bytes], bytes]) -> No
     assert refused.value.code == "archive_not_canonical"
 
 
+def test_a_file_in_a_folder_that_is_not_there_is_refused() -> None:
+    body = archive.header(Entry("a/b", "file"))
+    raw = body + bytes(tarfile.RECORDSIZE - len(body))
+    with pytest.raises(BundleRefused, match="folder of") as refused:
+        list(listing.read([raw]))
+    assert refused.value.code == "archive_not_canonical"
+
+
 def test_an_endless_extension_header_is_not_read() -> None:
     header = bytearray(archive.header(Entry("x" * 120, "file"))[:512])
     header[124:136] = b"77777777777\0"
