@@ -10,12 +10,11 @@ from device_agent.handlers.slots import CURRENT, SlotHandler
 from device_agent.ports.outbox import Outbox
 from device_agent.ports.storage import Storage
 from device_agent.worker import install, loop
+from tests.faults.lab import BAD, GOOD, Lab, points_of, sweep
 from tests.faults.medium import FragileStorage, Loss
 from tests.faults.power_cut import Cut
-from tests.faults.test_power_cut import BAD, GOOD, Lab, lab, points_of, sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("power-cut")]
-__all__ = ["lab"]
 
 Mistake = Callable[[pytest.MonkeyPatch], None]
 
