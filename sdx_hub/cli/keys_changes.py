@@ -111,13 +111,11 @@ def list_(session: Session) -> None:
 
 
 @click.command()
-@click.argument("role", metavar="ROLE")
+@click.argument("roles", nargs=-1, required=True, metavar="ROLE...")
 @click.option("--add", "added", type=_FILE, multiple=True, metavar="FILE.pub", help="A key that may sign from then on.")
 @click.option("--drop", multiple=True, metavar="OWNER", help="An owner or key id that may not sign any more.")
 @click.option("--threshold", type=click.IntRange(1), help="How many must sign from then on.")
-@click.option(
-    "--online", is_flag=True, help="A key of the hub itself: make it here, in --data, and replace the old one."
-)
+@click.option("--online", is_flag=True, help="Keys of the hub itself: make new ones in --data, replace the old ones.")
 @click.option("--data", type=_FOLDER, help="The hub's data folder, for --online.")
 @click.option("-o", "--output", type=_FOLDER, default=Path(), help="Folder for the new files; else this one.")
 @command(changes=True)
@@ -125,7 +123,7 @@ def rotate(
     session: Session,
     /,
     *,
-    role: str,
+    roles: tuple[str, ...],
     added: tuple[Path, ...],
     drop: tuple[str, ...],
     threshold: int | None,
@@ -136,26 +134,38 @@ def rotate(
     """Write the next, unsigned metadata: with other keys for ROLE, or (without options) with a new expiry.
 
     ROLE is root, targets, snapshot, timestamp, team-NAME or fleet-config; director, or director/targets and so on, for
-    the director. The files are then signed with `sdx keys sign`, and brought to the hub with `sdx keys push`.
+    the director. With --online it may be several of one repository, for one new root. The files are then signed with
+    `sdx keys sign`, and brought to the hub with `sdx keys push`.
     """
-    repository, name = trust_change.parse_role(role)
-    if online != (data is not None):
-        raise UsageFault("--online and --data DIR belong together: the key is made in the hub's folder.", "usage")
     change = KeyChange(tuple(key_files.read_public(path) for path in added), drop, threshold)
+    if online != (data is not None) or (online and change):
+        raise UsageFault(
+            "--online and --data DIR belong together, without other changes: the keys are made in the hub's folder.",
+            "usage",
+        )
+    parsed = list(dict.fromkeys(trust_change.parse_role(role) for role in roles))
+    repository, name = parsed[0]
+    if len(parsed) > 1 and (not online or any(each[0] != repository for each in parsed)):
+        raise UsageFault("Several roles at once are for --online and one repository only.", "usage")
     with session.client(anonymous=True) as hub:
-        if repository == IMAGE:
-            image = session.image(hub)
-            change = _online(session, data, (repository, name), change, image.root)
+        image = session.image(hub) if repository == IMAGE else None
+        root = image.root if image else _director_root(hub)
+        if data is not None:
+            made = _new_online_keys(session, data, repository, [role for _, role in parsed])
+            files = trust_change.online_files(repository, root, made, session.now())
+        elif image:
             files = trust_change.image_files(_current(image, name), name, change, session.now())
         else:
-            root = _director_root(hub)
-            change = _online(session, data, (repository, name), change, root)
             files = trust_change.director_files(root, name, change, session.now())
+    _write(session, files, output)
+
+
+def _write(session: Session, files: list[NewFile], output: Path) -> None:
     documents = [_new_document(file, output / file.name) for file in files]
+    for file in files:
+        if (output / file.name).exists():
+            raise key_files.exists_already(output / file.name)
     if not session.dry_run:
-        for file in files:
-            if (output / file.name).exists():
-                raise key_files.exists_already(output / file.name)
         for file in files:
             key_files.write_new(output / file.name, file.metadata.to_bytes(), 0o644)
     written = "\n".join(
@@ -232,20 +242,14 @@ def _current(image: ImageView, role: str) -> Current:
     return Current(image.root, image.signed_targets(), teams)
 
 
-def _online(session: Session, data: Path | None, name: tuple[str, str], change: KeyChange, root: Root) -> KeyChange:
-    """With a new key of the hub, made in its own data folder, instead of the present ones."""
-    if data is None:
-        return change
-    repository, role = name
+def _new_online_keys(session: Session, data: Path, repository: str, roles: list[str]) -> dict[str, PublicKey]:
+    """New keys in the hub's own folder; in a dry run, keys that nobody keeps."""
     if session.dry_run:
-        session.console.say(f"Would make a new key for {repository}/{role} in {data}.")
-        return change
-    held = root.roles[role].keyids if role in root.roles else []
-    made = asyncio.run(_make_online_key(data, repository, role))
-    session.console.say(
-        f"Made the key {made.keyid[:12]}... for {repository}/{role}; it signs once the new root is pushed."
-    )
-    return KeyChange((*change.add, made), change.drop or tuple(held), change.threshold)
+        session.console.say(f"Would make new keys for {', '.join(roles)} of {repository} in {data}.")
+        return {role: key_files.generate("hub")[1] for role in roles}
+    made = {role: asyncio.run(_make_online_key(data, repository, role)) for role in roles}
+    session.console.say(f"Made new keys for {', '.join(roles)} of {repository}; they sign once the root is pushed.")
+    return made
 
 
 async def _make_online_key(data: Path, repository: str, role: str) -> PublicKey:

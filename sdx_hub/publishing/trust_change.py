@@ -21,6 +21,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from sdx_hub.domain.errors import NotFound
 from sdx_hub.trust import rotation
+from sdx_hub.trust.keys import PublicKey
 from sdx_hub.trust.rotation import KeyChange
 
 IMAGE = "image"
@@ -115,6 +116,28 @@ def director_files(root: Root, role: str, change: KeyChange, now: datetime) -> l
     """As `image_files`, for the director: only its root is signed by people."""
     following = rotation.next_root(root, role, change, now, online=rotation.DIRECTOR_ONLINE)
     return [NewFile(DIRECTOR, "root", following, _why(role, change))]
+
+
+def online_files(repository: str, root: Root, made: Mapping[str, PublicKey], now: datetime) -> list[NewFile]:
+    """One next root in which new keys of the hub replace all present ones of their roles.
+
+    Args:
+        repository: Whose root it is.
+        root: The newest one.
+        made: Role to its new key; each was made in the hub's own folder.
+        now: Start of the new expiry, UTC.
+
+    Raises:
+        NotFound, BadInput, TrustError: See `rotation.next_root`.
+    """
+    online = rotation.DIRECTOR_ONLINE if repository == DIRECTOR else rotation.ONLINE
+    following = root
+    for role, public in made.items():
+        held = tuple(following.roles[role].keyids) if role in following.roles else ()
+        following = rotation.next_root(following, role, KeyChange((public,), held), now, online=online).signed
+    following.version = root.version + 1
+    why = f"new keys of the hub for {', '.join(made)}"
+    return [NewFile(repository, "root", Metadata(following), why)]
 
 
 def _still_signed(delegator: Root | Targets, role: str, metadata: Metadata[Any]) -> bool:

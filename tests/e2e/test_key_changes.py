@@ -77,12 +77,18 @@ def test_a_team_key_is_replaced(house: House, tmp_path: Path) -> None:
     assert house.alice.sdx("release", "verify", "nav@1.0.0")["state"] == "published", "what was published stays"
 
 
-@pytest.mark.parametrize("role", ["timestamp", "director/targets"])
-def test_a_key_of_the_hub_is_replaced(house: House, role: str) -> None:
-    repository = "director" if role.startswith("director") else "image"
-    held = hub_root(house, repository).roles[role.rpartition("/")[2]].keyids
+@pytest.mark.parametrize(
+    "named", [["timestamp", "snapshot"], ["director/targets", "director/snapshot", "director/timestamp"]]
+)
+def test_the_hubs_own_keys_are_replaced_by_one_new_root(house: House, named: list[str]) -> None:
+    repository = "director" if named[0].startswith("director") else "image"
+    roles_of_hub = [name.rpartition("/")[2] for name in named]
+    held = {role: hub_root(house, repository).roles[role].keyids for role in roles_of_hub}
     before = roles(house)[f"{repository}/root"]["version"]
-    written = house.keeper.sdx("keys", "rotate", role, "--online", "--data", "hub")
+    files = set((house.keeper.folder / "hub" / "online").iterdir())
+    house.keeper.sdx("keys", "rotate", *named, "--online", "--data", "hub", "--dry-run")
+    assert set((house.keeper.folder / "hub" / "online").iterdir()) == files
+    written = house.keeper.sdx("keys", "rotate", *named, "--online", "--data", "hub")
     (file,) = [each["file"] for each in written["files"]]
     holder = "director-root-1" if repository == "director" else "root-1"
     signed = house.keeper.signs("keys", "sign", file, "--signer", f"{KEYS}/{holder}.key")
@@ -90,9 +96,10 @@ def test_a_key_of_the_hub_is_replaced(house: House, role: str) -> None:
     assert [each["by"] for each in signed["signatures"]] == [f"root {before}", f"root {before + 1}"]
     pushed = house.keeper.sdx("keys", "push", file, "--yes")
     assert pushed["accepted"] == [f"{repository}/root {before + 1}"]
-    following = hub_root(house, repository).roles[role.rpartition("/")[2]].keyids
-    assert len(following) == 1
-    assert following != held
+    for role in roles_of_hub:
+        following = hub_root(house, repository).roles[role].keyids
+        assert len(following) == 1
+        assert following != held[role]
     with HubClient(house.url) as hub:
         root = (house.keeper.folder / "ceremony" / "image" / "1.root.json").read_bytes()
         view = ImageView(hub, house.keeper.folder / f"fresh-{repository}", root)
