@@ -22,7 +22,7 @@ from device_agent.ports.clock import Clock
 from device_agent.ports.home import Home
 from device_agent.ports.hub import Hub, Link, failure
 from device_agent.ports.signing import Signer, new_key
-from device_agent.ports.storage import Storage, read_optional, replace_file
+from device_agent.ports.storage import Storage, lasting_folder, read_optional, replace_file
 from device_agent.settings import decode_settings
 from firmware_schemas import canonical
 from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX, EnrolRequest, EnrolResponse, EnrolString
@@ -121,7 +121,7 @@ def enrol(
     for repository, (raw, _pin) in roots.items():
         folder = home.metadata(repository)
         if not (folder / "root.json").exists():  # A later enrolment must not undo a rotation.
-            storage.make_folder(folder)
+            lasting_folder(storage, folder)
             replace_file(storage, folder / "root.json", raw)
     replace_file(storage, home.device_id, response.device_id.encode())
     return Enrolled(response.device_id, response.state)
@@ -136,7 +136,7 @@ def _write_settings(home: Home, hub_url: str, serial: str, hardware: str, storag
     wanted = decode_settings(text.encode())
     raw = read_optional(home.settings, 1 << 20)
     if raw is None:
-        storage.make_folder(home.root)
+        lasting_folder(storage, home.root)
         replace_file(storage, home.settings, text.encode(), 0o644)
         return
     found = decode_settings(raw)
@@ -150,7 +150,7 @@ def _write_settings(home: Home, hub_url: str, serial: str, hardware: str, storag
 
 def _identity(home: Home, storage: Storage, clock: Clock) -> tuple[Signer, str]:
     """The device's key and poll token, made once."""
-    storage.make_folder(home.identity)
+    lasting_folder(storage, home.identity)
     pem = read_optional(home.key, 1 << 16)
     if pem is None:
         pem = new_key()

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from device_agent.core.errors import InstallError
 from device_agent.core.plan import Item
-from device_agent.ports.storage import Storage, replace_symlink
+from device_agent.ports.storage import Storage, lasting_folder, replace_symlink
 
 SLOTS = ("a", "b")
 _OPEN_MODE = 0o755
@@ -73,7 +73,7 @@ class SlotHandler:
         # What an earlier start has staged, while the gate closed again, is only waited for.
         if self.digest(item.component.name, item.slot, item.file_name) != item.component.sha256:
             self._storage.remove_tree(slot)
-            self._storage.make_folder(slot.parent, _OPEN_MODE)
+            lasting_folder(self._storage, slot.parent, _OPEN_MODE)
             self._storage.make_folder(slot, _OPEN_MODE)
             self._fill(slot, item, chunks)
         self._storage.sync_tree(slot)

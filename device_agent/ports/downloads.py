@@ -18,7 +18,7 @@ from device_agent.core.backoff import delay_s, is_final
 from device_agent.core.errors import InstallError, TransportError, TrustError
 from device_agent.ports.clock import Clock
 from device_agent.ports.hub import READ_BYTES, Link, Stream, TooSlow, failure
-from device_agent.ports.storage import Storage
+from device_agent.ports.storage import Storage, lasting_folder
 from device_agent.settings import Limits
 
 ENCODINGS = ("zstd", "identity")
@@ -144,7 +144,7 @@ class Downloads:
         raise RuntimeError("There is at least one attempt.")
 
     def _transfer(self, sha256: str, length: int) -> bool:
-        self._storage.make_folder(self._folder)
+        lasting_folder(self._storage, self._folder)
         part = self._part(sha256, length)
         offset = self._path(part, ".part").stat().st_size if part else 0
         headers = {"accept-encoding": _ACCEPT_ANY}

@@ -12,7 +12,7 @@ import msgspec
 from device_agent.core.backoff import is_final
 from device_agent.core.errors import TransportError
 from device_agent.ports.hub import Link, failure
-from device_agent.ports.storage import Storage, read_optional, replace_file
+from device_agent.ports.storage import Storage, lasting_folder, read_optional, replace_file
 from firmware_schemas.device_api import ReportAnswer, ReportReceipt
 from firmware_schemas.limits import MAX_ENVELOPES_PER_REPORT, MAX_REPORT_BODY_BYTES
 
@@ -47,7 +47,7 @@ class Outbox:
         Raises:
             OSError: It could not be made durable.
         """
-        self._storage.make_folder(self._folder)
+        lasting_folder(self._storage, self._folder)
         stored = read_optional(self._folder / _COUNTER, 64) or b"0"
         # The files are looked at too: they outlive a lost counter.
         counter = max([int(stored) if stored.isdigit() else 0, *self.counters()]) + 1
@@ -56,7 +56,7 @@ class Outbox:
 
     def add(self, counter: int, envelope: bytes) -> None:
         """File a signed report, durably; the same one again changes nothing."""
-        self._storage.make_folder(self._folder)
+        lasting_folder(self._storage, self._folder)
         replace_file(self._storage, self._path(counter), envelope)
 
     def remove(self, counter: int) -> None:

@@ -119,6 +119,21 @@ class DiskStorage:
             os.close(descriptor)
 
 
+def lasting_folder(storage: Storage, path: Path, mode: int = FOLDER_MODE) -> None:
+    """Make a folder whose name, and those of parents that had to be made, survive a power cut.
+
+    What is synced inside a folder is lost with it while the folder's own name was not synced.
+    """
+    made = []
+    folder = path
+    while not folder.is_dir():
+        made.append(folder)
+        folder = folder.parent
+    storage.make_folder(path, mode)
+    for folder in reversed(made):
+        storage.sync_folder(folder.parent)
+
+
 def replace_file(storage: Storage, path: Path, data: bytes, mode: int = SECRET_MODE) -> None:
     """Change a whole file durably: temporary file, fsync, rename, fsync of the folder.
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from tuf.api.metadata import TargetFile
 
 from device_agent.core.errors import InstallError, SettingsError
-from device_agent.ports.storage import Storage, read_optional, replace_file
+from device_agent.ports.storage import Storage, lasting_folder, read_optional, replace_file
 from device_agent.trust.repository import Repository
 from firmware_schemas.limits import (
     MAX_ROOT_BYTES,
@@ -43,7 +43,7 @@ class MetadataFolder:
             return None
 
     def write(self, role: str, raw: bytes) -> None:
-        self._storage.make_folder(self._folder)
+        lasting_folder(self._storage, self._folder)
         replace_file(self._storage, self._path(role), raw)
 
     def remove(self, *roles: str) -> None:

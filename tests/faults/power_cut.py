@@ -28,6 +28,9 @@ from tests.faults.medium import FragileStorage, Loss, Medium
 
 CUT, DONE, BROKEN = 86, 0, 70
 
+Point = Callable[[str], None]
+"""Called with the name of each moment at which the power can be cut."""
+
 
 class Cut(NamedTuple):
     """When the power is cut: at the nth point of a boot (0: never), and what that does to the medium."""
@@ -52,14 +55,20 @@ class Boot(NamedTuple):
         return f"point {len(self.passed)}, {self.passed[-1]}" if self.passed else "no point"
 
 
-def boot(state: Path, cut: Cut) -> Boot:
-    """Start the agent and wait until it ends, one way or the other."""
+def boot(state: Path, cut: Cut, first: Callable[[FragileStorage, Point], None] | None = None) -> Boot:
+    """Start the agent and wait until it ends, one way or the other.
+
+    Args:
+        state: Its folder.
+        cut: When the power goes.
+        first: Done in the same boot before the agent starts, on the same medium.
+    """
     report = state.parent / "boot.json"
     report.unlink(missing_ok=True)
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        _be_the_agent(state, cut, report)
+        _be_the_agent(state, cut, report, first)
     _pid, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     said: list[str] = json.loads(report.read_text()) if report.exists() else []
@@ -67,7 +76,9 @@ def boot(state: Path, cut: Cut) -> Boot:
     return Boot(code == CUT, said)
 
 
-def _be_the_agent(state: Path, cut: Cut, report: Path) -> NoReturn:
+def _be_the_agent(
+    state: Path, cut: Cut, report: Path, first: Callable[[FragileStorage, Point], None] | None
+) -> NoReturn:
     """The child: never returns, whatever happens, and runs no clean-up of the test's process."""
     code = BROKEN
     passed: list[str] = []
@@ -81,7 +92,10 @@ def _be_the_agent(state: Path, cut: Cut, report: Path) -> NoReturn:
                 report.write_text(json.dumps(passed))
                 os._exit(CUT)
 
-        live(state, FragileStorage(medium, point), point)
+        storage = FragileStorage(medium, point)
+        if first is not None:
+            first(storage, point)
+        live(state, storage, point)
         code = DONE
     except BaseException:
         passed.append(traceback.format_exc())
@@ -90,7 +104,7 @@ def _be_the_agent(state: Path, cut: Cut, report: Path) -> NoReturn:
         os._exit(code)
 
 
-def live(state: Path, storage: FragileStorage, point: Callable[[str], None]) -> None:
+def live(state: Path, storage: FragileStorage, point: Point) -> None:
     """What `sdx-agent run --once` does: poll, work until nothing is left to do, deliver the reports."""
     home, clock = Home(state), SystemClock()
     settings = read_settings(home)
@@ -106,7 +120,7 @@ def live(state: Path, storage: FragileStorage, point: Callable[[str], None]) -> 
 class PointedLink:
     """The link to the hub, with a point before each request and after each answer."""
 
-    def __init__(self, hub: Link, point: Callable[[str], None]) -> None:
+    def __init__(self, hub: Link, point: Point) -> None:
         self._hub, self._point = hub, point
 
     def exchange(self, method: str, path: str, **more: Any) -> Answer:
@@ -129,7 +143,7 @@ class PointedLink:
 class PointedCommands(ProcessCommands):
     """Real processes, with a point before and after each."""
 
-    def __init__(self, point: Callable[[str], None]) -> None:
+    def __init__(self, point: Point) -> None:
         self._point = point
 
     def run(self, argv: Sequence[str], folder: Path | None, timeout_s: float) -> Outcome:
@@ -142,7 +156,7 @@ class PointedCommands(ProcessCommands):
 class PointedHandler:
     """A handler, with a point before and after each of its methods."""
 
-    def __init__(self, kind: str, handler: Handler, point: Callable[[str], None]) -> None:
+    def __init__(self, kind: str, handler: Handler, point: Point) -> None:
         self._kind, self._handler, self._point = kind, handler, point
 
     def __getattr__(self, name: str) -> Any:
@@ -157,5 +171,5 @@ class PointedHandler:
         return step
 
 
-def pointed_handlers(handlers: Mapping[str, Handler], point: Callable[[str], None]) -> dict[str, Any]:
+def pointed_handlers(handlers: Mapping[str, Handler], point: Point) -> dict[str, Any]:
     return {kind: PointedHandler(kind, handler, point) for kind, handler in handlers.items()}
