@@ -38,7 +38,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 def sign(session: Session, file: Path, signer: str, public_key: Path | None) -> None:
     """Sign metadata of a ceremony or a rotation, after showing what is signed."""
     explained = trust_files.explain(file, _present(session), session.now())
-    candidates = explained.keys()
+    candidates = explained.allowed_keys()
     key = signers.public_key(signer, session.secrets, public=public_key, candidates=candidates.values())
     if key.keyid not in candidates:
         owners = ", ".join(sorted(owner_of(each) for each in candidates.values()))

@@ -72,7 +72,7 @@ class TrustFile(Struct, frozen=True):
     def complete(self) -> bool:
         return all(state.met for state in self.states())
 
-    def keys(self) -> dict[str, Key]:
+    def allowed_keys(self) -> dict[str, Key]:
         """Every key that may sign this file."""
         found: dict[str, Key] = {}
         for _, delegator, role in self.judges:
