@@ -99,7 +99,11 @@ def test_files_of_one_change_explain_each_other(house: House, tmp_path: Path) ->
         save(tmp_path, file.name, file.metadata)
     team_file = trust_files.explain(tmp_path / f"2.{ROLE}.json", house.present, NOW)
     assert [by for by, _, _ in team_file.judges] == ["targets 2"], "the delegator that comes with it counts"
-    assert {key.unrecognized_fields["x-sdx-keyowner"] for key in team_file.allowed_keys().values()} == {"alice", "bob", "dave"}
+    assert {key.unrecognized_fields["x-sdx-keyowner"] for key in team_file.allowed_keys().values()} == {
+        "alice",
+        "bob",
+        "dave",
+    }
     (tmp_path / "2.targets.json").unlink()
     alone = trust_files.explain(tmp_path / f"2.{ROLE}.json", house.present, NOW)
     assert dave.public.keyid not in alone.allowed_keys()
