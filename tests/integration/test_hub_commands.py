@@ -265,11 +265,24 @@ def rewritten(source: Path, target: Path, change: Callable[[str, bytes], tuple[s
         lambda name, raw: ("../owned", raw) if name == "hub.db" else (name, raw),
         lambda name, raw: ("/tmp/owned", raw) if name == "hub.db" else (name, raw),
         lambda name, raw: (name, raw.replace(b"hub.db", b"../hub")) if name == "backup.json" else (name, raw),
+        lambda name, raw: (name.replace("hub.db", "../owned"), raw.replace(b'"hub.db"', b'"../owned"')),
+        lambda name, raw: (name.replace("hub.db", "sdx_hub.py"), raw.replace(b'"hub.db"', b'"sdx_hub.py"')),
         lambda name, raw: None if name == "backup.json" else (name, raw),
         lambda name, raw: (name, b"{}") if name == "backup.json" else (name, raw),
         lambda name, raw: (name, b"[") if name == "backup.json" else (name, raw),
     ],
-    ids=["changed", "missing", "climbs", "absolute", "index climbs", "no index", "empty index", "broken index"],
+    ids=[
+        "changed",
+        "missing",
+        "climbs",
+        "absolute",
+        "index climbs",
+        "both climb",
+        "a name of its own",
+        "no index",
+        "empty index",
+        "broken index",
+    ],
 )
 def test_a_damaged_backup_restores_nothing(
     data: Path, tmp_path: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]
