@@ -167,20 +167,23 @@ def set_(session: Session, name: str, pairs: tuple[str, ...]) -> None:
     """Set attributes of a device; an empty value takes one away."""
     with session.client() as hub:
         shown = _show(hub, name)
-        attributes = dict(shown.get("attributes") or {})
+        path = f"/devices/{segment(name)}/attributes"
+        seen = hub.request("GET", f"/api/v1{path}")
+        attributes = dict(seen.json())
         for text in pairs:
             key, equals, value = text.partition("=")
             if not equals or not key:
                 raise UsageFault(f"{text!r}: write KEY=VALUE.", "usage")
             attributes[key] = value
         attributes = {key: value for key, value in attributes.items() if value}
-        if attributes == (shown.get("attributes") or {}):
+        if attributes == seen.json():
             raise NothingToDo(f"{shown['serial']} has these attributes already.")
         document = {"device": shown["id"], "serial": shown["serial"], "attributes": attributes}
         if session.dry_run:
             session.console.result(document | {"dry_run": True}, facts(sorted(attributes.items())))
             return
-        hub.send("PUT", f"/devices/{segment(name)}/attributes", attributes)
+        # Only what was seen is replaced: somebody else may set another one at the same time.
+        hub.send("PUT", path, attributes, headers={"If-Match": seen.headers["etag"]})
     session.console.result(document, facts(sorted(attributes.items())))
 
 

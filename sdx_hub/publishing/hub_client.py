@@ -30,6 +30,7 @@ _PROBLEMS: dict[int, type[HubError]] = {
     403: NotAllowed,
     404: NotFound,
     409: ConflictError,
+    412: ConflictError,
     413: TooLarge,
     422: TrustError,
     429: Unavailable,

@@ -25,6 +25,7 @@ from firmware_schemas.device_api import (
 from tests.support.craft import HARDWARE
 from tests.support.fleet import Fleet, start_fleet
 from tests.support.machine import Machine
+from tests.support.mitm import Answer, Mitm, Request
 
 
 class Device:
@@ -155,6 +156,24 @@ def _inventory(fleet: Fleet) -> InventoryReport:
         for part in sorted(manifest.components, key=lambda part: part.name)
     )
     return InventoryReport(parts, {"mavsdk": manifest.release_counter}, "test", "boot")
+
+
+def test_two_people_set_attributes_at_the_same_time(fleet: Fleet, operator: Machine) -> None:
+    """Whoever comes second has not seen what came first, and replaces nothing."""
+    Device(fleet, "craft-04").enrol()
+
+    def somebody_is_faster(request: Request) -> Answer | None:
+        if request.method == "PUT" and request.path.endswith("/attributes"):
+            mitm.rules.clear()
+            operator.sdx("device", "set", "craft-04", "battery=new")
+        return None
+
+    with Mitm(fleet.url) as mitm:
+        mitm.lie(somebody_is_faster)
+        slow = Machine(operator.folder / "slow", operator.environment | {"SDX_HUB": mitm.url})
+        refused = slow.run("device", "set", "craft-04", "site=south")
+    assert (refused.code, refused.error) == (1, "precondition_failed")
+    assert operator.sdx("device", "show", "craft-04")["attributes"] == {"battery": "new"}
 
 
 def test_a_key_from_the_factory_is_let_in(fleet: Fleet, operator: Machine) -> None:

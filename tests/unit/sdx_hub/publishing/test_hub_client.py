@@ -26,6 +26,7 @@ def client(handle: Callable[[httpx.Request], httpx.Response]) -> HubClient:
         (403, errors.NotAllowed),
         (404, errors.NotFound),
         (409, errors.ConflictError),
+        (412, errors.ConflictError),
         (413, errors.TooLarge),
         (422, errors.TrustError),
         (429, errors.Unavailable),
