@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from device_agent.core import journal as journals
 from device_agent.core.backoff import delay_s, is_final, parse_retry_after
 from device_agent.core.errors import SettingsError, TrustError
-from device_agent.core.journal import BadSet, Journal, forget_bad
-from device_agent.core.machine import diagram
+from device_agent.core.journal import BadSet, Journal, advance, forget_bad
+from device_agent.core.machine import Healthy, Trial, diagram
 from device_agent.core.plan import (
     Facts,
     Instruction,
@@ -19,6 +19,7 @@ from device_agent.core.plan import (
     ReleaseRecord,
     Running,
     Target,
+    Verified,
     check_instruction,
     make_plan,
 )
@@ -162,6 +163,13 @@ def test_a_journal_survives_and_a_damaged_one_is_not_guessed() -> None:
     for raw in (b"", b"{", b'{"state":{"state":"FLYING"}}', b'{"floors":{"app":"x"}}'):
         with pytest.raises(SettingsError):
             journals.decode(raw)
+
+
+def test_a_commit_never_lowers_a_floor() -> None:
+    """The verifier refuses a smaller counter; the journal does not rely on that."""
+    made = Verified(plan(manifest_of("app", 1, PARTS)))
+    trying = Journal(state=Trial(made, 1, "boot", 0), floors={"app": 7, "base": 2})
+    assert advance(trying, Healthy()).floors == {"app": 7, "base": 2}
 
 
 def test_forgetting_what_was_bad() -> None:

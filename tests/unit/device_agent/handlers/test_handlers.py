@@ -14,7 +14,8 @@ from device_agent.core.errors import ArchiveError, InstallError
 from device_agent.core.plan import Item
 from device_agent.handlers import archive
 from device_agent.handlers.registry import handlers
-from device_agent.handlers.slots import Handler, current_slot
+from device_agent.handlers.slot_set import current_slot
+from device_agent.handlers.slots import Handler
 from device_agent.ports.storage import DiskStorage
 from firmware_schemas.device_api import InstalledComponent
 from firmware_schemas.limits import MAX_ARCHIVE_DEPTH, MAX_ARCHIVE_ENTRIES
@@ -169,7 +170,7 @@ def install(handler: Handler, raw: bytes, what: Item) -> None:
     handler.check(what)
     handler.stage(what, iter([raw]))
     handler.verify(what)
-    handler.switch(what)
+    handler.switch([what])
 
 
 @pytest.mark.parametrize("kind", ["directory", "file"])
@@ -181,8 +182,8 @@ def test_slots_switch_and_go_back(slots: Path, kind: str) -> None:
     later = item(second, kind, "b", "a")
     install(handler, second, later)
     assert current_slot(slots, "server") == "b"
-    handler.rollback(later)
-    handler.rollback(later)
+    handler.rollback([later])
+    handler.rollback([later])
     assert current_slot(slots, "server") == "a"
     assert handler.digest("server", "a", "server") == hashlib.sha256(first).hexdigest()
 

@@ -1,12 +1,15 @@
 """An update from the poll to the report, and every way in which it may end otherwise."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from device_agent.handlers.slot_set import current_slot
+from device_agent.ports.storage import DiskStorage
 from firmware_schemas.device_api import InventoryReport
 from firmware_schemas.release import Constraint
-from tests.support.publisher import Payload
+from tests.support.publisher import Payload, canonical_tar
 from tests.support.static_hub import StaticHub, enrolled
 from tests.unit.device_agent.worker.conftest import ACTIVATE, HEALTH, Craft, payloads
 
@@ -76,7 +79,8 @@ def test_a_new_component_that_fails_leaves_no_current_slot(hub: StaticHub, craft
     craft.commands.answers["./check"] = lambda: not (craft.home.slots / "tool" / "current").exists()
     hub.assign(extra)
     assert craft.run_once() == 1
-    assert not (craft.home.slots / "tool" / "current").is_symlink()
+    assert not (craft.home.slots / "tool" / "current").exists()
+    assert current_slot(craft.home.slots, "tool") == ""
     assert craft.version() == "1"
 
 
@@ -114,6 +118,39 @@ def test_the_trial_ends_although_the_grace_is_longer(hub: StaticHub, craft: Craf
     craft.commands.answers["./check"] = lambda: False
     assert craft.run_once() == 1
     assert craft.last() == ("rolled_back", "trial_deadline")
+
+
+def test_a_switch_that_somebody_undid_is_no_healthy_trial(hub: StaticHub, craft: Craft) -> None:
+    hub.assign(hub.publish("app", 2, payloads(2), trial_s=60))
+    craft.work(restarted=True)
+    link = craft.home.slots / "server" / "current"
+    link.unlink()
+    link.symlink_to("a")
+    craft.work()
+    assert craft.last() == ("rolled_back", "health_failed")
+
+
+def test_an_archive_that_is_refused_half_way_leaves_nothing(hub: StaticHub, craft: Craft) -> None:
+    good, bad = canonical_tar({"a": b"x" * 1000})[:1536], canonical_tar({"b": b"y"})
+    hostile = Payload("tool", good + bad.replace(b"b\0", b"/\0", 1), kind="directory")
+    hub.assign(hub.publish("hostile", 1, [hostile]))
+    assert craft.run_once() == 1
+    assert craft.last()[0] == "failed"
+    assert not (craft.home.slots / "tool" / "a").exists()
+
+
+class Forgetful(DiskStorage):
+    """A medium that stores something else than it was given."""
+
+    def write_stream(self, path: Path, chunks: Iterator[bytes], mode: int = 0o600) -> None:
+        super().write_stream(path, (bytes(len(chunk)) for chunk in chunks), mode)
+
+
+def test_a_slot_that_reads_back_otherwise_is_not_switched_to(hub: StaticHub, craft: Craft) -> None:
+    hub.assign(hub.publish("app", 2, payloads(2)))
+    assert craft.run_once(storage=Forgetful()) == 1
+    assert craft.last() == ("failed", "install_failed")
+    assert craft.version() == "1"
 
 
 def test_the_devices_own_check_counts(hub: StaticHub, craft: Craft) -> None:
