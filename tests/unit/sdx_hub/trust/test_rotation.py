@@ -99,6 +99,13 @@ def test_the_same_key_under_another_owner_replaces_no_one(team: Team) -> None:
     assert refused.value.code == "key_twice"
 
 
+def test_a_key_that_is_there_already_is_not_added_again(root: Root, holders: list[Person]) -> None:
+    """It would change nothing, and people would sign in the belief that one more person can sign."""
+    with pytest.raises(TrustError) as refused:
+        rotation.next_root(root, "root", KeyChange((holders[0].public,)), NOW)
+    assert refused.value.code == "key_twice"
+
+
 def test_keys_by_owner_id_and_start_of_id(team: Team) -> None:
     dave = person("dave")
     for name in ("carol", team.carol.public.keyid, team.carol.public.keyid[:8]):
