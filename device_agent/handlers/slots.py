@@ -1,24 +1,28 @@
-"""A/B slots: `slots/COMPONENT/{a,b}` and the link `current`, switched atomically.
+"""A/B slots: `slots/COMPONENT/{a,b}`, and the link `current` that leads to one of them.
 
 The slot that is not current may hold anything at any time; nothing reads it before it is staged, read back and
 switched to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from device_agent.core.errors import InstallError
 from device_agent.core.plan import Item
-from device_agent.ports.storage import Storage, lasting_folder, replace_symlink
-
-SLOTS = ("a", "b")
-_OPEN_MODE = 0o755
-CURRENT = "current"
+from device_agent.handlers.slot_set import OPEN_MODE, SLOTS, current_slot, switch_set
+from device_agent.ports.storage import Storage, lasting_folder
 
 
 class Handler(Protocol):
-    """What installs components of one type. Every method is idempotent: the journal may have it called again."""
+    """What installs components of one type. Every method is idempotent: the journal may have it called again.
+
+    Attributes:
+        group: Handlers of one group switch the items of all of them in one step; any of them may be asked to.
+    """
+
+    @property
+    def group(self) -> str: ...
 
     def check(self, item: Item) -> None:
         """Refuse an item that can never be staged.
@@ -37,14 +41,14 @@ class Handler(Protocol):
             InstallError: It differs.
         """
 
-    def switch(self, item: Item) -> None:
-        """Make the staged slot current."""
+    def switch(self, items: Sequence[Item]) -> None:
+        """Make the staged items of the group current, all at once."""
 
     def discard(self, item: Item) -> None:
         """Empty the slot of an item that will not be switched to."""
 
-    def rollback(self, item: Item) -> None:
-        """Make the previous slot current again, or nothing where there was none."""
+    def rollback(self, items: Sequence[Item]) -> None:
+        """Make what was current before current again, or nothing where there was nothing, all at once."""
 
     def digest(self, component: str, slot: str, file_name: str) -> str | None:
         """The canonical digest of what is in a slot; None where it has no canonical form or is missing."""
@@ -57,6 +61,8 @@ class SlotHandler:
         folder: STATE/slots.
         storage: Every change goes through it.
     """
+
+    group = "slots"
 
     def __init__(self, folder: Path, storage: Storage) -> None:
         self._folder = folder
@@ -73,8 +79,8 @@ class SlotHandler:
         # What an earlier start has staged, while the gate closed again, is only waited for.
         if self.digest(item.component.name, item.slot, item.file_name) != item.component.sha256:
             self._storage.remove_tree(slot)
-            lasting_folder(self._storage, slot.parent, _OPEN_MODE)
-            self._storage.make_folder(slot, _OPEN_MODE)
+            lasting_folder(self._storage, slot.parent, OPEN_MODE)
+            self._storage.make_folder(slot, OPEN_MODE)
             self._fill(slot, item, chunks)
         self._storage.sync_tree(slot)
         self._storage.sync_folder(slot.parent)
@@ -88,20 +94,15 @@ class SlotHandler:
                 f"{item.component.sha256}: a faulty medium, or an archive that is not in canonical form."
             )
 
-    def switch(self, item: Item) -> None:
-        replace_symlink(self._storage, self._folder / item.component.name / CURRENT, item.slot)
+    def switch(self, items: Sequence[Item]) -> None:
+        switch_set(self._storage, self._folder, {item.component.name: item.slot for item in items})
 
     def discard(self, item: Item) -> None:
         if current_slot(self._folder, item.component.name) != item.slot:
             self._storage.remove_tree(self._slot(item))
 
-    def rollback(self, item: Item) -> None:
-        folder = self._folder / item.component.name
-        if item.previous:
-            replace_symlink(self._storage, folder / CURRENT, item.previous)
-        elif folder.is_dir():
-            self._storage.unlink(folder / CURRENT)
-            self._storage.sync_folder(folder)
+    def rollback(self, items: Sequence[Item]) -> None:
+        switch_set(self._storage, self._folder, {item.component.name: item.previous for item in items})
 
     def digest(self, component: str, slot: str, file_name: str) -> str | None:
         try:
@@ -117,12 +118,3 @@ class SlotHandler:
 
     def _read_back(self, slot: Path, file_name: str) -> str:
         raise NotImplementedError
-
-
-def current_slot(folder: Path, component: str) -> str:
-    """The current slot of a component, or an empty string."""
-    try:
-        text = str((folder / component / CURRENT).readlink())
-    except OSError:
-        return ""
-    return text if text in SLOTS else ""

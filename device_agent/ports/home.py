@@ -4,6 +4,7 @@ agent.toml                 people, and `enrol` once
 identity/                  `enrol`: device.key, device_id, token; the token also by its rotation
 journal.json               the worker alone
 slots/COMPONENT/{a,b}      the worker's handlers
+slots/.set                 the same: the one link that says which slots are current
 downloads/                 the worker: bytes from the link, not believed before they are verified
 metadata/{director,image}/ the worker: verified metadata
 outbox/                    signed reports: the worker adds, whoever delivers removes

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from device_agent.core.journal import Journal
 from device_agent.core.plan import Facts, Running
-from device_agent.handlers.slots import Handler, current_slot
+from device_agent.handlers.slot_set import current_slot
+from device_agent.handlers.slots import Handler
 
 
 def gather(journal: Journal, handlers: Mapping[str, Handler], slots: Path, device: str, hardware: str) -> Facts:

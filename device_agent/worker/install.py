@@ -47,14 +47,14 @@ class Installation:
 
     def switch(self, plan: Plan) -> Outcome:
         """Make the new set current and activate it."""
-        for item in plan.items:
-            self._handler(item).switch(item)
+        for group in self._groups(plan):
+            self._handler(group[0]).switch(group)
         return self._activate()
 
     def switch_back(self, plan: Plan) -> None:
         """Make the old set current and activate it, whatever the activation says: there is nothing older to go to."""
-        for item in reversed(plan.items):
-            self._handler(item).rollback(item)
+        for group in reversed(self._groups(plan)):
+            self._handler(group[0]).rollback(group)
         self._activate()
 
     def _activate(self) -> Outcome:
@@ -62,6 +62,13 @@ class Installation:
         if command is None:
             return Outcome(True, "there is no activation command")
         return self._place.commands.run(command.argv, None, command.timeout_s)
+
+    def _groups(self, plan: Plan) -> list[list[Item]]:
+        """The items that are switched in one step, in the order of the plan."""
+        groups: dict[str, list[Item]] = {}
+        for item in plan.items:
+            groups.setdefault(self._handler(item).group, []).append(item)
+        return list(groups.values())
 
     def _handler(self, item: Item) -> Handler:
         handler = self._place.handlers.get(item.component.type)

@@ -43,7 +43,7 @@ from device_agent.core.machine import (
     tag_of,
 )
 from device_agent.core.plan import Instruction, Plan, Verified
-from device_agent.handlers.slots import current_slot
+from device_agent.handlers.slot_set import current_slot
 from device_agent.ports.commands import Outcome
 from device_agent.ports.notes import Problem, WorkerNote
 from device_agent.ports.storage import read_optional, replace_file

@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from device_agent.core.errors import SettingsError
 from device_agent.handlers.registry import handlers
-from device_agent.handlers.slots import CURRENT, Handler
+from device_agent.handlers.slot_set import CURRENT
+from device_agent.handlers.slots import Handler
 from device_agent.ports.budget import ByteBudget
 from device_agent.ports.clock import Clock
 from device_agent.ports.commands import Commands

@@ -161,6 +161,8 @@ class PointedHandler:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._handler, name)
+        if not callable(method):
+            return method
 
         def step(*arguments: Any) -> Any:
             self._point(f"before {name} of {self._kind}")

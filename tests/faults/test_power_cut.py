@@ -5,8 +5,7 @@ that it is rolled back). Each cut is followed by boots until nothing is left to 
 the cut and at the end:
 
 1. Each component that is current is whole, byte by byte, and of the old or of the new release.
-2. Both are of one release. Between two switches of one update they cannot be, so there the journal must say SWITCHED
-   or ROLLING_BACK: the agent finishes that before it does anything else, and nothing was activated or checked so far.
+2. Both are of one release: what starts at the next boot, before the agent does, never finds a mixed set.
 3. What was activated (the device's own command) or checked was one whole set, always.
 4. No release counter floor ever shrinks.
 5. The hub has exactly one final result of the action, the right one, and an inventory that says what runs.

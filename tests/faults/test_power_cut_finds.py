@@ -1,12 +1,13 @@
 """The sweep goes red when the agent makes a classic mistake: each is made here on purpose, in the forked child."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from device_agent.core.plan import Item, Plan
-from device_agent.handlers.slots import CURRENT, SlotHandler
+from device_agent.handlers import slot_set
+from device_agent.handlers.slots import SlotHandler
 from device_agent.ports.outbox import Outbox
 from device_agent.ports.storage import Storage
 from device_agent.worker import install, loop
@@ -34,18 +35,24 @@ def slot_without_a_sync(patch: pytest.MonkeyPatch) -> None:
 
 
 def switch_without_a_sync(patch: pytest.MonkeyPatch) -> None:
-    def careless(self: SlotHandler, item: Item) -> None:
-        link = self._folder / item.component.name / CURRENT
-        self._storage.unlink(link.with_name("next"))
-        self._storage.symlink(item.slot, link.with_name("next"))
-        self._storage.rename(link.with_name("next"), link)
+    def careless(storage: Storage, path: Path, text: str) -> None:
+        storage.symlink(text, path.with_name("next"))
+        storage.rename(path.with_name("next"), path)
 
-    patch.setattr(SlotHandler, "switch", careless)
+    patch.setattr(slot_set, "replace_symlink", careless)
+
+
+def components_switched_one_by_one(patch: pytest.MonkeyPatch) -> None:
+    def apart(self: SlotHandler, items: Sequence[Item]) -> None:
+        for item in items:
+            slot_set.switch_set(self._storage, self._folder, {item.component.name: item.slot})
+
+    patch.setattr(SlotHandler, "switch", apart)
 
 
 def rollback_of_one_component_only(patch: pytest.MonkeyPatch) -> None:
     def half(self: install.Installation, plan: Plan) -> None:
-        self._handler(plan.items[0]).rollback(plan.items[0])
+        self._handler(plan.items[0]).rollback(plan.items[:1])
         self._activate()
 
     patch.setattr(install.Installation, "switch_back", half)
@@ -69,8 +76,14 @@ MISTAKES: dict[str, tuple[Mistake, str, Loss, str]] = {
         Loss.CONTENTS,
         "after fsync of folder state",
     ),
-    "a slot is not synced before the switch": (slot_without_a_sync, GOOD, Loss.EVERYTHING, "after switch of directory"),
+    "a slot is not synced before the switch": (slot_without_a_sync, GOOD, Loss.EVERYTHING, "after switch of"),
     "a switch is not synced": (switch_without_a_sync, GOOD, Loss.EVERYTHING, "before command"),
+    "components are switched one by one": (
+        components_switched_one_by_one,
+        GOOD,
+        Loss.NOTHING,
+        "after rename to .set",
+    ),
     "only one component is rolled back": (rollback_of_one_component_only, BAD, Loss.NOTHING, ""),
     "the report counter is not synced": (
         report_counter_without_a_sync,
