@@ -1,5 +1,6 @@
 """The README's tour, its commands exactly as they stand, typed into a shell on a terminal."""
 
+import contextlib
 import os
 import pty
 import re
@@ -46,7 +47,7 @@ class Terminal:
                 "PS1": "",
                 "LANG": "C.UTF-8",
             }
-            os.execve("/bin/bash", ["bash", "--norc", "--noediting"], environment)
+            os.execve("/bin/bash", ["bash", "--norc", "--noediting"], environment)  # noqa: S606 - that is the point
 
     def type(self, command: str, timeout_s: float = 60) -> tuple[int, str]:
         """Type a command; return its exit code and what the terminal showed."""
@@ -78,9 +79,16 @@ class Terminal:
         os.write(self._terminal, f"{text}\n".encode())
 
     def close(self) -> None:
-        os.close(self._terminal)  # The hang-up ends the shell and the hub in its background.
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        """Leave as the README says: stop the hub, and end the shell."""
+        os.write(self._terminal, b"\x03\nkill %1; wait; exit\n")
+        end = time.monotonic() + 20
+        while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(self._pid, signal.SIGKILL)
+            if select.select([self._terminal], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):
+                    os.read(self._terminal, 65536)
+        os.close(self._terminal)
 
 
 @pytest.mark.slow
@@ -104,6 +112,10 @@ def test_the_tour_of_the_readme(tmp_path: Path) -> None:
                 assert "\nhello\r\n" in shown
         assert "hello@1.0.0" in shown
         assert "success" in shown
+        shown = terminal.type("kill %1; wait; echo gone")[1]
+        assert "gone" in shown
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, "the hub must have ended"
     finally:
         terminal.close()
 
