@@ -52,7 +52,7 @@ format: $(STAMP) ## Rewrite the code in the project's style
 
 .PHONY: faults
 faults: $(STAMP) ## The whole power-cut sweep: a cut at every durable step of an update (long)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m full -s tests/faults/test_power_cut.py $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m full tests/faults/test_power_cut.py tests/faults/test_power_cut_enrol.py $(ARGS)
 
 .PHONY: limits
 limits: $(STAMP) ## A payload of 1 GiB from build to craft, with hub and agent below 200 MB (long)

@@ -176,7 +176,8 @@ def points_of(lab: Lab, kind: str) -> list[str]:
     return sweep(lab, kind, [[Cut(0)]])[0][0].passed
 
 
-def show(kind: str, what: str, points: Sequence[str], boots: Sequence[Sequence[Boot]]) -> None:
+def summary(kind: str, what: str, points: Sequence[str], boots: Sequence[Sequence[Boot]]) -> str:
+    """The size of a sweep, for people."""
     reached = [one for one in boots if one[0].was_cut]
     assert len(reached) >= 0.99 * len(boots), "cuts that came after the end test nothing"
-    print(f"{kind} release: {len(reached)} {what} at {len(points)} points; each ended whole, with one final result")
+    return f"{kind} release: {len(reached)} {what} at {len(points)} points; each ended whole, with one final result"

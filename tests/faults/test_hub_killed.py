@@ -11,6 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ class Polling(Traffic):
         desired = answer.json()["desired_version"]
         assert desired >= self.yes.desired, "a desired state that a device was told of must never be taken back"
         self.yes.desired = desired
-        time.sleep(0.005)
+        time.sleep(0.001)
 
 
 class Reporting(Traffic):
@@ -184,7 +185,7 @@ def _number(release: str) -> tuple[int, ...]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_hub_killed_at_random_moments_loses_nothing_acknowledged(tmp_path: Path) -> None:
+def test_hub_killed_at_random_moments_loses_nothing_acknowledged(tmp_path: Path, say: Callable[[str], None]) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}, {ROUNDS} kills")
     moments = random.Random(seed)  # noqa: S311 - moments, not secrets
@@ -216,8 +217,8 @@ def test_hub_killed_at_random_moments_loses_nothing_acknowledged(tmp_path: Path)
             yes.uploads.clear()
         check(fleet, craft, yes, list(yes.releases), yes.reports)
         assert fleet.doctor() == 0
-        print(f"requests under way at a kill: {dict(met)}")
-        print(f"{len(yes.releases)} releases, {len(yes.reports)} reports and {ROUNDS} kills: nothing lost")
-        assert min(met.values()) >= ROUNDS / 10, met
+        say(f"{len(yes.releases)} releases, {len(yes.reports)} reports and {ROUNDS} kills of the hub: nothing lost")
+        say(f"requests under way at a kill: {dict(met)}")
+        assert min(met.values()) >= ROUNDS / 25, met  # A poll is answered out of memory: few kills meet one.
         assert len(yes.reports) >= ROUNDS / 2
         assert len(yes.releases) >= ROUNDS / 8

@@ -160,10 +160,10 @@ def journey(folder: Path, size_mib: int, within_s: float) -> dict[str, tuple[flo
     return {name: (found[0][name], found[1][name]) for name in found[0]}
 
 
-def check(peaks: dict[str, tuple[float, float]], size_mib: int) -> None:
-    print(f"payload of {size_mib} MiB; peak RSS in MiB for a small payload, and for this one:")
+def check(peaks: dict[str, tuple[float, float]], size_mib: int, say: Callable[[str], None]) -> None:
+    say(f"payload of {size_mib} MiB; peak RSS in MiB for a small payload, and for this one:")
     for name, (before, after) in peaks.items():
-        print(f"  {name:<22} {before:7.1f} {after:7.1f}")
+        say(f"  {name:<22} {before:7.1f} {after:7.1f}")
     for name, (before, after) in peaks.items():
         assert after < MOST_MIB, f"{name} needs {after:.0f} MiB"
         assert after - before < ADDED_SHARE * REDUCED_MIB, f"{name} grew by {after - before:.0f} MiB"
@@ -172,16 +172,16 @@ def check(peaks: dict[str, tuple[float, float]], size_mib: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_payload_of_96_mib_in_bounded_memory(tmp_path: Path) -> None:
+def test_payload_of_96_mib_in_bounded_memory(tmp_path: Path, say: Callable[[str], None]) -> None:
     (tmp_path / "craft").mkdir()
-    check(journey(tmp_path, REDUCED_MIB, 240), REDUCED_MIB)
+    check(journey(tmp_path, REDUCED_MIB, 240), REDUCED_MIB, say)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
-def test_payload_of_one_gib_in_bounded_memory(tmp_path: Path) -> None:
+def test_payload_of_one_gib_in_bounded_memory(tmp_path: Path, say: Callable[[str], None]) -> None:
     (tmp_path / "craft").mkdir()
-    check(journey(tmp_path, WHOLE_MIB, 1800), WHOLE_MIB)
+    check(journey(tmp_path, WHOLE_MIB, 1800), WHOLE_MIB, say)
 
 
 def test_the_look_finds_a_payload_in_memory(tmp_path: Path) -> None:

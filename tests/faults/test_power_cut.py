@@ -11,11 +11,15 @@ the cut and at the end:
 5. The hub has exactly one final result of the action, the right one, and an inventory that says what runs.
 """
 
+from collections.abc import Callable
+
 import pytest
 
-from tests.faults.lab import BAD, GOOD, Lab, points_of, show, sweep
+from tests.faults.lab import BAD, GOOD, Lab, points_of, summary, sweep
 from tests.faults.medium import Loss
 from tests.faults.power_cut import Cut
+
+Say = Callable[[str], None]
 
 REDUCED_STEP = 13
 """The normal suite cuts at every so many points, each time with the next kind of loss."""
@@ -26,30 +30,30 @@ SAMPLE_STEP, RECOVERY_STEP = 29, 11
 @pytest.mark.slow
 @pytest.mark.xdist_group("power-cut")
 @pytest.mark.parametrize("kind", [GOOD, BAD])
-def test_power_cut_sweep_reduced(lab: Lab, kind: str) -> None:
+def test_power_cut_sweep_reduced(lab: Lab, kind: str, say: Say) -> None:
     """Every thirteenth point; the kinds of loss take turns."""
     points = points_of(lab, kind)
     losses = list(Loss)
     chosen = range(1, len(points) + 1, REDUCED_STEP)
     cuts = [[Cut(at, losses[number % len(losses)])] for number, at in enumerate(chosen)]
-    show(kind, "cuts", points, sweep(lab, kind, cuts))
+    say(summary(kind, "cuts", points, sweep(lab, kind, cuts)))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("loss", Loss)
 @pytest.mark.parametrize("kind", [GOOD, BAD])
-def test_power_cut_sweep_full(lab: Lab, kind: str, loss: Loss) -> None:
+def test_power_cut_sweep_full(lab: Lab, kind: str, loss: Loss, say: Say) -> None:
     """Every point, with every kind of loss."""
     points = points_of(lab, kind)
     cuts = [[Cut(at, loss)] for at in range(1, len(points) + 1)]
-    show(kind, f"cuts ({loss})", points, sweep(lab, kind, cuts))
+    say(summary(kind, f"cuts ({loss})", points, sweep(lab, kind, cuts)))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", [GOOD, BAD])
-def test_power_cut_during_recovery(lab: Lab, kind: str) -> None:
+def test_power_cut_during_recovery(lab: Lab, kind: str, say: Say) -> None:
     """A sample of first cuts, and for each a second one at a sample of the points of the boot that follows."""
     points = points_of(lab, kind)
     losses = list(Loss)
@@ -59,4 +63,4 @@ def test_power_cut_during_recovery(lab: Lab, kind: str) -> None:
         seconds = range(1 + number % RECOVERY_STEP, len(recovery) + 1, RECOVERY_STEP)
         for turn, second in enumerate(seconds):
             cuts.append([Cut(first, losses[number % len(losses)]), Cut(second, losses[turn % len(losses)])])
-    show(kind, "double cuts", points, sweep(lab, kind, cuts))
+    say(summary(kind, "double cuts", points, sweep(lab, kind, cuts)))

@@ -5,7 +5,7 @@ that ended is never lost: whatever happens later, the craft is not enrolled agai
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 import httpx
@@ -20,6 +20,8 @@ from tests.faults.lab import GOOD, PRODUCT, Lab, timeline, version_of, whole
 from tests.faults.medium import FragileStorage, Loss
 from tests.faults.power_cut import Boot, Cut, Point, PointedLink, boot
 from tests.support.craft import HARDWARE, Craft
+
+Say = Callable[[str], None]
 
 REDUCED_STEP = 23
 ENROLLED = "the enrolment ended"
@@ -63,23 +65,24 @@ def one_cut(lab: Lab, cut: Cut) -> Boot:
     return booted
 
 
-def sweep(lab: Lab, step: int, losses: Sequence[Loss]) -> None:
+def sweep(lab: Lab, step: int, losses: Sequence[Loss]) -> str:
     points = one_cut(lab, Cut(0)).passed
     chosen = range(1, len(points) + 1, step)
     cuts = [Cut(at, losses[number % len(losses)]) for number, at in enumerate(chosen)]
     reached = [one_cut(lab, cut).was_cut for cut in cuts]
     assert sum(reached) >= 0.99 * len(cuts)
-    print(f"enrolment and first release: {len(cuts)} cuts at {len(points)} points ({', '.join(losses)})")
+    kinds = losses[0] if len(losses) == 1 else f"{len(losses)} kinds of loss in turn"
+    return f"enrolment and first release: {len(cuts)} cuts at {len(points)} points ({kinds}); each ended whole"
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("power-cut")
-def test_power_cut_during_enrolment_reduced(lab: Lab) -> None:
-    sweep(lab, REDUCED_STEP, list(Loss))
+def test_power_cut_during_enrolment_reduced(lab: Lab, say: Say) -> None:
+    say(sweep(lab, REDUCED_STEP, list(Loss)))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("loss", Loss)
-def test_power_cut_during_enrolment_full(lab: Lab, loss: Loss) -> None:
-    sweep(lab, 1, [loss])
+def test_power_cut_during_enrolment_full(lab: Lab, loss: Loss, say: Say) -> None:
+    say(sweep(lab, 1, [loss]))

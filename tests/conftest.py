@@ -1,0 +1,27 @@
+"""What tests found out about sizes, shown at the end of a run: also by workers, whose output nobody sees."""
+
+from collections.abc import Callable
+
+import pytest
+
+_NAME = "said"
+
+
+@pytest.fixture
+def say(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Takes a line for the end of the run."""
+
+    def record(line: str) -> None:
+        print(line)
+        record_property(_NAME, line)
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [value for report in reports for name, value in report.user_properties if name == _NAME]
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.write_line(str(line))
