@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
 import os
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from sdx_hub.persistence.tables.releases import Upload
 from sdx_hub.services.uploads import UPLOAD_LIFE, UploadService
 from tests.unit.sdx_hub.services.conftest import OPERATOR, PUBLISHER, MovableClock
 
-RAW = b"The same bytes again and again. " * 40_000 + os.urandom(500_000)
+RAW = b"The same bytes again and again. " * 40_000 + random.Random(7).randbytes(500_000)  # the same in every worker
 PACKED = zstandard.compress(RAW)
 SHA256 = hashlib.sha256(RAW).hexdigest()
 
