@@ -202,7 +202,7 @@ def test_a_hub_that_is_not_the_pinned_one_gets_no_signature(house: House, tmp_pa
 def test_publishing_is_interrupted_and_goes_on_where_it_stopped(house: House) -> None:
     tree = house.alice.folder / "large"
     tree.mkdir()
-    (tree / "blob").write_bytes(random.Random(5).randbytes(5 * UPLOAD_CHUNK_BYTES))  # noqa: S311 - a payload
+    (tree / "blob").write_bytes(random.Random(5).randbytes(5 * UPLOAD_CHUNK_BYTES))
     house.alice.sdx(
         *("release", "build", "large", "--product", "large", "--version", "1.0.0"),
         *("--hardware", "any", "-o", "large.sdx"),

@@ -79,7 +79,7 @@ class Medium:
         """Make the folder what is left of it."""
         if loss is Loss.NOTHING:
             return
-        chance = random.Random(seed)  # noqa: S311 - a repeatable choice, no secret
+        chance = random.Random(seed)
         live = {self.node(folder): folder for folder in [self.root, *self._folders()]}
         image = self._surviving(self.node(self.root), live, loss, chance)
         _clear(self.root)

@@ -188,7 +188,7 @@ def _number(release: str) -> tuple[int, ...]:
 def test_hub_killed_at_random_moments_loses_nothing_acknowledged(tmp_path: Path, say: Callable[[str], None]) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}, {ROUNDS} kills")
-    moments = random.Random(seed)  # noqa: S311 - moments, not secrets
+    moments = random.Random(seed)
     met: Counter[str] = Counter()
     with start_fleet(tmp_path / "fleet") as fleet:
         craft = fleet.new_craft(tmp_path / "craft", fleet.url)

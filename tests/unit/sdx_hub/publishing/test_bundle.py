@@ -21,7 +21,7 @@ from sdx_hub.publishing.errors import BundleRefused
 from tests.support.publisher import canonical_tar
 from tests.support.team import NOW, ROLE, Team
 
-CHANCE = random.Random(20260301)  # noqa: S311 - the same sample in each run
+CHANCE = random.Random(20260301)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class Killed:
 async def test_an_upload_whose_hub_is_killed_again_and_again(tmp_path: Path) -> None:
     seed = secrets.randbits(32)
     print(f"seed {seed}")
-    moments = random.Random(seed)  # noqa: S311 - moments, not secrets
+    moments = random.Random(seed)
     raw = os.urandom(SIZE)
     (tmp_path / "payload").write_bytes(raw)
     acknowledged = 0
