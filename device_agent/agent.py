@@ -152,7 +152,7 @@ class Agent:
 
     def _start_worker(self) -> None:
         flags = ["--restarted", *self._flags] if self._restarted else self._flags
-        command = [sys.executable, "-m", "device_agent.worker", "--state", str(self._home.root), *flags]
+        command = [sys.executable, "-P", "-m", "device_agent.worker", "--state", str(self._home.root), *flags]
         self._worker = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603 - our own module
         self._work_at = _NEVER
         self._restarted, self._flags = False, []

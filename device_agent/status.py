@@ -6,7 +6,7 @@ import msgspec
 
 from device_agent import AGENT_VERSION
 from device_agent.core import journal as journals
-from device_agent.core.machine import action_of, tag_of
+from device_agent.core.states import action_of, tag_of
 from device_agent.ports.home import Home
 from device_agent.ports.identity import read_identity, read_settings
 from device_agent.ports.notes import read_poll, read_worker

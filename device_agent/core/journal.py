@@ -8,10 +8,11 @@ import msgspec
 from msgspec import Struct
 
 from device_agent.core.errors import SettingsError
-from device_agent.core.machine import (
+from device_agent.core.machine import Effect, effects_of, step
+from device_agent.core.plan import Item, Plan, ReleaseRecord
+from device_agent.core.states import (
     AnyState,
     Committed,
-    Effect,
     Event,
     Failed,
     Idle,
@@ -20,10 +21,7 @@ from device_agent.core.machine import (
     RollingBack,
     Trial,
     VerifiedState,
-    effects_of,
-    step,
 )
-from device_agent.core.plan import Item, Plan, ReleaseRecord
 from firmware_schemas.device_api import InstalledComponent, Result
 
 MAX_FINISHED = 64

@@ -1,17 +1,49 @@
 """Everything that affects the state of an update, in one table.
 
-States are frozen tagged structs that carry only what is legal there. `step` is pure: it looks up (state, event),
-builds the next state and names the effects to perform. An unknown event raises and changes nothing. Each state has at
-most one effect, performed when it is entered and again after a restart, so every effect must be idempotent.
+`step` is pure: it looks up (state, event), builds the next state and names the effects to perform. An unknown event
+raises and changes nothing. Each state has at most one effect, performed when it is entered and again after a restart,
+so every effect must be idempotent.
 """
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from msgspec import Struct
-
-from device_agent.core.plan import Plan, Verified
+from device_agent.core.states import (
+    Accept,
+    Activated,
+    Arm,
+    Begin,
+    Break,
+    Cancel,
+    Committed,
+    Downloading,
+    Event,
+    Failed,
+    Filed,
+    GateOpened,
+    Healthy,
+    Idle,
+    Installing,
+    Offer,
+    Offered,
+    Ready,
+    Refuse,
+    Reported,
+    Restart,
+    RolledBack,
+    RollingBack,
+    Signed,
+    Staged,
+    State,
+    Switched,
+    SwitchedBack,
+    Trial,
+    VerifiedState,
+    Watched,
+    action_of,
+    tag_of,
+)
 
 MAX_STAGINGS = 5
 """Restarts in the middle of staging before the action fails: a payload that kills the agent must not do so forever."""
@@ -30,224 +62,6 @@ class Effect(StrEnum):
     SWITCH_BACK = "switch_back"
     SIGN_RESULT = "sign_result"
     FILE_RESULT = "file_result"
-
-
-# -- states ----------------------------------------------------------------------------------------------------------
-
-
-class State(Struct, frozen=True, tag_field="state", forbid_unknown_fields=True):
-    """Root of the states."""
-
-
-class Idle(State, frozen=True, tag="IDLE"):
-    pass
-
-
-class Offered(State, frozen=True, tag="OFFERED"):
-    action: str
-
-
-class Downloading(State, frozen=True, tag="DOWNLOADING"):
-    action: str
-
-
-class VerifiedState(State, frozen=True, tag="VERIFIED"):
-    plan: Verified[Plan]
-
-
-class Ready(State, frozen=True, tag="READY"):
-    plan: Verified[Plan]
-
-
-class Installing(State, frozen=True, tag="INSTALLING"):
-    plan: Verified[Plan]
-    attempt: int = 1
-
-
-class Switched(State, frozen=True, tag="SWITCHED"):
-    plan: Verified[Plan]
-    starts_left: int
-
-
-class Trial(State, frozen=True, tag="TRIAL"):
-    """The new version runs and is watched.
-
-    Attributes:
-        starts_left: Starts of the agent that the trial may still survive.
-        boot_id, since_s: The boot in which the watch goes on, and its CLOCK_BOOTTIME when it began there.
-        watched_s: Whole seconds watched in earlier starts.
-    """
-
-    plan: Verified[Plan]
-    starts_left: int
-    boot_id: str
-    since_s: int
-    watched_s: int = 0
-
-
-class Committed(State, frozen=True, tag="COMMITTED"):
-    action: str
-
-
-class Failed(State, frozen=True, tag="FAILED"):
-    """Ended before SWITCHED: nothing that runs has changed."""
-
-    action: str
-    result: Literal["failed", "refused", "cancelled"]
-    code: str
-    detail: str
-
-
-class RollingBack(State, frozen=True, tag="ROLLING_BACK"):
-    plan: Verified[Plan]
-    code: str
-    detail: str
-
-
-class RolledBack(State, frozen=True, tag="ROLLED_BACK"):
-    action: str
-    code: str
-    detail: str
-
-
-class Reported(State, frozen=True, tag="REPORTED"):
-    """The result is signed. It is kept byte for byte until it is filed, so that a repeated filing is a duplicate."""
-
-    action: str
-    counter: int
-    envelope: str
-
-
-AnyState = (
-    Idle
-    | Offered
-    | Downloading
-    | VerifiedState
-    | Ready
-    | Installing
-    | Switched
-    | Trial
-    | Committed
-    | Failed
-    | RollingBack
-    | RolledBack
-    | Reported
-)
-STATES: tuple[type[State], ...] = AnyState.__args__
-
-# -- events ----------------------------------------------------------------------------------------------------------
-
-
-class Offer(NamedTuple):
-    """The hub names an action that is not finished here."""
-
-    action: str
-
-
-class Begin(NamedTuple):
-    """The metadata allow to fetch the payloads."""
-
-
-class Accept(NamedTuple):
-    """Everything is verified and at hand."""
-
-    plan: Verified[Plan]
-
-
-class Refuse(NamedTuple):
-    """A trust rule or the lack of storage forbids the action."""
-
-    code: str
-    detail: str
-
-
-class Arm(NamedTuple):
-    """Bring a verified plan to the flight gate."""
-
-
-class GateOpened(NamedTuple):
-    """It is safe to install now."""
-
-
-class Staged(NamedTuple):
-    """Every inactive slot holds its new content, read back and verified, and the gate is open."""
-
-    starts: int
-
-
-class Activated(NamedTuple):
-    """Every slot is switched, and the activation command succeeded."""
-
-    boot_id: str
-    now_s: int
-
-
-class Watched(NamedTuple):
-    """Healthy so far, and the trial is not over."""
-
-    boot_id: str
-    since_s: int
-    watched_s: int
-
-
-class Healthy(NamedTuple):
-    """The trial is over and passed."""
-
-
-class Break(NamedTuple):
-    """An effect failed in a way that ends the action."""
-
-    code: str
-    detail: str
-
-
-class Cancel(NamedTuple):
-    """The hub wants something else."""
-
-    detail: str
-
-
-class Restart(NamedTuple):
-    """The agent started, after a power cut or by itself."""
-
-    boot_id: str
-    now_s: int
-
-
-class SwitchedBack(NamedTuple):
-    """The old set is current again."""
-
-
-class Signed(NamedTuple):
-    """The final result is signed under its own counter."""
-
-    counter: int
-    envelope: str
-
-
-class Filed(NamedTuple):
-    """The signed result lies in the outbox, durably."""
-
-
-Event = (
-    Offer
-    | Begin
-    | Accept
-    | Refuse
-    | Arm
-    | GateOpened
-    | Staged
-    | Activated
-    | Watched
-    | Healthy
-    | Break
-    | Cancel
-    | Restart
-    | SwitchedBack
-    | Signed
-    | Filed
-)
-EVENTS: tuple[type[Any], ...] = Event.__args__
 
 
 class UnknownEvent(RuntimeError):
@@ -280,12 +94,6 @@ DUTY: dict[type[State], Effect] = {
     RolledBack: Effect.SIGN_RESULT,
     Reported: Effect.FILE_RESULT,
 }
-
-
-def action_of(state: State) -> str:
-    """The action that a state belongs to; empty in IDLE."""
-    plan: Verified[Plan] | None = getattr(state, "plan", None)
-    return plan.value.action if plan is not None else str(getattr(state, "action", ""))
 
 
 def _refused(state: State, event: Refuse) -> Failed:
@@ -419,11 +227,6 @@ def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
     if type(after) not in row.targets:
         raise RuntimeError(f"The table does not let {row.source.__name__} lead to {type(after).__name__}.")
     return after, effects_of(after)
-
-
-def tag_of(state: type[State]) -> str:
-    """The name of a state as the journal and the documentation write it."""
-    return str(state.__struct_config__.tag)
 
 
 def diagram() -> str:

@@ -10,7 +10,9 @@ from device_agent.core import journal as journals
 from device_agent.core.backoff import delay_s, is_final
 from device_agent.core.errors import AgentError, BudgetExhausted, InstallError, TransportError, TrustError
 from device_agent.core.journal import Journal, LastResult, advance, result_of
-from device_agent.core.machine import (
+from device_agent.core.machine import Effect
+from device_agent.core.plan import Instruction, Plan, Verified
+from device_agent.core.states import (
     Accept,
     Activated,
     Arm,
@@ -19,7 +21,6 @@ from device_agent.core.machine import (
     Cancel,
     Committed,
     Downloading,
-    Effect,
     Event,
     Failed,
     Filed,
@@ -42,7 +43,6 @@ from device_agent.core.machine import (
     action_of,
     tag_of,
 )
-from device_agent.core.plan import Instruction, Plan, Verified
 from device_agent.handlers.slot_set import current_slot
 from device_agent.ports.commands import Outcome
 from device_agent.ports.notes import Problem, WorkerNote

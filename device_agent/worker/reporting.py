@@ -7,7 +7,7 @@ import msgspec
 
 from device_agent import AGENT_VERSION
 from device_agent.core.journal import Journal, LastResult
-from device_agent.core.machine import Signed
+from device_agent.core.states import Signed
 from device_agent.ports.clock import Clock
 from device_agent.ports.home import Home
 from device_agent.ports.outbox import Outbox

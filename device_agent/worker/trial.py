@@ -1,6 +1,6 @@
 """What a look at a running trial means: the effect WATCH. Pure, but for the look itself."""
 
-from device_agent.core.machine import Break, Event, Healthy, Trial, Watched
+from device_agent.core.states import Break, Event, Healthy, Trial, Watched
 from device_agent.ports.commands import Outcome
 from device_agent.settings import TrialSettings
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from device_agent.core import journal as journals
-from device_agent.core import machine
+from device_agent.core import states
 from device_agent.core.journal import Journal, advance
-from device_agent.core.machine import (
+from device_agent.core.machine import TABLE, UnknownEvent
+from device_agent.core.plan import Item, Plan, ReleaseRecord, Verified
+from device_agent.core.states import (
     EVENTS,
     STATES,
-    TABLE,
     Accept,
     Activated,
     Break,
@@ -38,12 +39,10 @@ from device_agent.core.machine import (
     Switched,
     SwitchedBack,
     Trial,
-    UnknownEvent,
     Watched,
     action_of,
     tag_of,
 )
-from device_agent.core.plan import Item, Plan, ReleaseRecord, Verified
 from firmware_schemas.device_api import InstalledComponent
 
 NAMES = ("server", "params")
@@ -120,20 +119,20 @@ class Craft(RuleBasedStateMachine):
         else:
             self.post(Accept(self.plan(counter, digests)))
 
-    @precondition(lambda self: isinstance(self.state, machine.Offered))
+    @precondition(lambda self: isinstance(self.state, states.Offered))
     @rule()
     def begin(self) -> None:
-        self.post(machine.Begin())
+        self.post(states.Begin())
 
-    @precondition(lambda self: isinstance(self.state, machine.VerifiedState))
+    @precondition(lambda self: isinstance(self.state, states.VerifiedState))
     @rule()
     def arm(self) -> None:
-        self.post(machine.Arm())
+        self.post(states.Arm())
 
-    @precondition(lambda self: isinstance(self.state, machine.Ready))
+    @precondition(lambda self: isinstance(self.state, states.Ready))
     @rule()
     def gate_opens(self) -> None:
-        self.post(machine.GateOpened())
+        self.post(states.GateOpened())
 
     @precondition(lambda self: isinstance(self.state, Installing))
     @rule(works=st.booleans(), starts=st.integers(1, 3))
@@ -166,7 +165,7 @@ class Craft(RuleBasedStateMachine):
                 self.current.pop(item.component.name, None)
         self.post(SwitchedBack())
 
-    @precondition(lambda self: isinstance(self.state, machine.Committed | Failed | RolledBack))
+    @precondition(lambda self: isinstance(self.state, states.Committed | Failed | RolledBack))
     @rule()
     def sign(self) -> None:
         self.counter += 1
@@ -179,10 +178,10 @@ class Craft(RuleBasedStateMachine):
     def file(self) -> None:
         self.post(Filed())
 
-    @precondition(lambda self: isinstance(self.state, machine.Offered | Downloading | machine.Ready | Installing))
+    @precondition(lambda self: isinstance(self.state, states.Offered | Downloading | states.Ready | Installing))
     @rule()
     def cancel(self) -> None:
-        self.post(machine.Cancel("changed its mind"))
+        self.post(states.Cancel("changed its mind"))
 
     @rule(boot=st.sampled_from(["boot", "boot-2"]))
     def restart(self, boot: str) -> None:
@@ -240,6 +239,6 @@ def test_only_a_trial_or_nothing_to_do_leads_to_committed() -> None:
     into = {
         (row.source, row.event)
         for row in TABLE
-        if machine.Committed in row.targets and row.source is not machine.Committed
+        if states.Committed in row.targets and row.source is not states.Committed
     }
-    assert into == {(Trial, Healthy), (machine.VerifiedState, machine.Arm)}
+    assert into == {(Trial, Healthy), (states.VerifiedState, states.Arm)}

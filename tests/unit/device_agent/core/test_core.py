@@ -11,7 +11,7 @@ from device_agent.core import journal as journals
 from device_agent.core.backoff import delay_s, is_final, parse_retry_after
 from device_agent.core.errors import SettingsError, TrustError
 from device_agent.core.journal import BadSet, Journal, advance, forget_bad
-from device_agent.core.machine import Healthy, Trial, diagram
+from device_agent.core.machine import diagram
 from device_agent.core.plan import (
     Facts,
     Instruction,
@@ -23,6 +23,7 @@ from device_agent.core.plan import (
     check_instruction,
     make_plan,
 )
+from device_agent.core.states import Healthy, Trial
 from firmware_schemas.release import Constraint, HealthCheck, ReleaseManifest, TargetCustom
 from tests.support.publisher import Payload
 from tests.support.static_hub import TEAM, manifest_of
