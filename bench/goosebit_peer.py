@@ -40,18 +40,23 @@ def environment(folder: Path) -> Path:
     """The Python of goosebit's environment; made and filled from PyPI where it is missing.
 
     Raises:
-        subprocess.CalledProcessError: PyPI cannot be reached.
+        SystemExit: The package index cannot be reached.
     """
     python = folder / "bin" / "python"
     if not (folder / "installed").exists():
+        print("Installing goosebit into an environment of its own (once) ...", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "goosebit"], check=True)
+        if subprocess.run([str(python), "-m", "pip", "install", "--quiet", "goosebit"], check=False).returncode != 0:
+            raise SystemExit(
+                "goosebit cannot be installed, so there is nothing to compare with. Connect to the package index, or "
+                "point pip to a mirror (PIP_INDEX_URL), and run again."
+            )
         (folder / "installed").touch()
     return python
 
 
 def version(python: Path) -> str:
-    code = "import importlib.metadata as m; print(m.version('goosebit'), m.version('uvicorn'))"
+    code = 'from importlib.metadata import version as v; print(f\'goosebit {v("goosebit")}, uvicorn {v("uvicorn")}\')'
     return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -68,9 +73,9 @@ def server(python: Path, folder: Path, core: int) -> Iterator[tuple[int, int]]:
         "GOOSEBIT_ARTIFACTS_DIR": str(folder / "artifacts"),
     }
     everything = os.environ | settings
-    subprocess.run([str(python), "-c", _MIGRATE], check=True, cwd=folder, env=everything, stdout=subprocess.DEVNULL)
     port = free_port()
     with (folder / "log").open("wb") as log:
+        subprocess.run([str(python), "-c", _MIGRATE], check=True, cwd=folder, env=everything, stdout=log, stderr=log)
         process = subprocess.Popen(
             [str(python), "-c", _SERVE, str(port)], cwd=folder, env=everything, stdout=log, stderr=log
         )

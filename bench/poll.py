@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from bench import goosebit_peer, load
 from bench.fleet_of_keys import Device, enrol, etags
-from bench.processes import cpu_s
+from bench.processes import cpu_s, tree
 from tests.support.craft import HARDWARE
 from tests.support.fleet import start_fleet
 from tests.support.publisher import Payload
@@ -95,7 +95,7 @@ def is_answer(answer: bytes) -> bool:
 
 def compare(folder: Path, rounds: int, seconds: float) -> dict[str, list[Round]]:
     python = goosebit_peer.environment(_PEER)
-    print(f"goosebit {goosebit_peer.version(python)} (goosebit, uvicorn); {DEVICES} devices, {CONNECTIONS} connections")
+    print(f"{goosebit_peer.version(python)}, SQLite; {DEVICES} devices, {CONNECTIONS} connections")
     with start_fleet(folder / "fleet") as fleet, goosebit_peer.server(python, folder / "goosebit", 0) as (pid, port):
         pin(fleet.hub.pid, 0)
         os.sched_setaffinity(0, {1 % (os.cpu_count() or 1)})
@@ -134,8 +134,6 @@ def compare(folder: Path, rounds: int, seconds: float) -> dict[str, list[Round]]
 
 def pin(root: int, core: int) -> None:
     """Keep a server and all its threads on one core."""
-    from bench.processes import tree
-
     for pid in tree(root):
         for task in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {core})
@@ -146,20 +144,19 @@ def spread(values: Sequence[float], digits: int = 1) -> list[float]:
     return [round(min(values), digits), round(statistics.median(values), digits), round(max(values), digits)]
 
 
-def summary(found: dict[str, list[Round]]) -> dict[str, object]:
-    def ratios(name: str) -> list[float]:
-        return [a.polls_per_cpu_s / b.polls_per_cpu_s for a, b in zip(found[name], found["goosebit"], strict=True)]
+def ratios(found: dict[str, list[Round]], name: str) -> list[float]:
+    """By round: the polls per CPU-second of a subject, in those of goosebit. Minimum, median, maximum."""
+    pairs = zip(found[name], found["goosebit"], strict=True)
+    return spread([ours.polls_per_cpu_s / theirs.polls_per_cpu_s for ours, theirs in pairs])
 
-    figures: dict[str, object] = {
-        name: {
-            "polls_per_cpu_s": spread([one.polls_per_cpu_s for one in rounds], 0),
-            "polls_per_s": spread([one.polls_per_s for one in rounds], 0),
-            "p50_ms": spread([one.p50_ms for one in rounds], 2),
-            "p99_ms": spread([one.p99_ms for one in rounds], 2),
-        }
-        for name, rounds in found.items()
+
+def figures_of(rounds: Sequence[Round]) -> dict[str, list[float]]:
+    return {
+        "polls_per_cpu_s": spread([one.polls_per_cpu_s for one in rounds], 0),
+        "polls_per_s": spread([one.polls_per_s for one in rounds], 0),
+        "p50_ms": spread([one.p50_ms for one in rounds], 2),
+        "p99_ms": spread([one.p99_ms for one in rounds], 2),
     }
-    return {**figures, "ratio_304": spread(ratios("hub 304")), "ratio_200": spread(ratios("hub 200")), "aim": AIM}
 
 
 def main() -> int:
@@ -169,11 +166,11 @@ def main() -> int:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sdx-bench-") as place:
         found = compare(Path(place), max(chosen.rounds, 3), chosen.seconds)
-    figures = summary(found)
-    for name in ("304", "200"):
-        low, middle, high = figures[f"ratio_{name}"]  # type: ignore[misc]
-        print(f"hub {name} : goosebit, polls per CPU-second   min {low}   median {middle}   max {high}   (aim {AIM})")
-    print(json.dumps(figures))
+    document: dict[str, object] = {name: figures_of(rounds) for name, rounds in found.items()}
+    for kind in ("304", "200"):
+        low, middle, high = document[f"ratio_{kind}"] = ratios(found, f"hub {kind}")
+        print(f"hub {kind} : goosebit, polls per CPU-second   min {low}   median {middle}   max {high}   (aim {AIM})")
+    print(json.dumps({**document, "aim": AIM}))
     return 0
 
 
