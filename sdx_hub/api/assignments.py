@@ -11,7 +11,7 @@ from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
 from sdx_hub.api.idempotency import OPTION
 from sdx_hub.domain.access import Permission, Principal
-from sdx_hub.services.assigning import MAX_DEVICES_PER_REQUEST, Assigned
+from sdx_hub.services.devices.assigning import MAX_DEVICES_PER_REQUEST, Assigned
 
 
 class AssignmentOrder(Struct, forbid_unknown_fields=True):

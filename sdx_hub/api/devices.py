@@ -11,8 +11,8 @@ from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
 from sdx_hub.api.pages import Cursor, Items, Limit, State, page
 from sdx_hub.domain.access import Permission, Principal
-from sdx_hub.services.device_views import DeviceView
-from sdx_hub.services.devices import DeviceFilter, SignedInventory, TimelineEvent
+from sdx_hub.services.devices.device_views import DeviceView
+from sdx_hub.services.devices.devices import DeviceFilter, SignedInventory, TimelineEvent
 
 OPERATE = [may(Permission.OPERATE_DEVICES)]
 IfMatch = Annotated[str | None, HeaderParameter(name="if-match", description="Replace only what you saw.")]

@@ -4,21 +4,21 @@ from msgspec import Struct
 
 from sdx_hub.adapters.blobs import BlobStore
 from sdx_hub.api.metrics import Metrics
-from sdx_hub.services.assigning import AssigningService
 from sdx_hub.services.audit_log import AuditLogService
-from sdx_hub.services.devices import DeviceService
-from sdx_hub.services.director import Director
-from sdx_hub.services.enrolment import EnrolmentService
-from sdx_hub.services.fleet_state import FleetState
+from sdx_hub.services.devices.assigning import AssigningService
+from sdx_hub.services.devices.devices import DeviceService
+from sdx_hub.services.devices.enrolment import EnrolmentService
+from sdx_hub.services.devices.fleet_state import FleetState
+from sdx_hub.services.devices.reports import ReportService
 from sdx_hub.services.health import HealthService
 from sdx_hub.services.idempotency import IdempotencyService
-from sdx_hub.services.image_repository import ImageRepository
 from sdx_hub.services.people import PeopleService
-from sdx_hub.services.releases import ReleaseService
-from sdx_hub.services.reports import ReportService
-from sdx_hub.services.target_index import TargetIndex
-from sdx_hub.services.trust_overview import TrustOverview
-from sdx_hub.services.uploads import UploadService
+from sdx_hub.services.releases.releases import ReleaseService
+from sdx_hub.services.releases.target_index import TargetIndex
+from sdx_hub.services.releases.uploads import UploadService
+from sdx_hub.services.repositories.director import Director
+from sdx_hub.services.repositories.image_repository import ImageRepository
+from sdx_hub.services.repositories.trust_overview import TrustOverview
 
 
 class Hub(Struct, frozen=True):

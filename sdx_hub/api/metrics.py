@@ -13,7 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.api.poll import PollTally
-from sdx_hub.services.trust_alarms import Expiry
+from sdx_hub.services.repositories.trust_alarms import Expiry
 
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Variable of prometheus_client: where several workers share their counters."""

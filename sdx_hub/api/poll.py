@@ -13,7 +13,7 @@ import structlog
 from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX, INTERVAL_HEADER
 from sdx_hub.api.problems import MEDIA_TYPE, RETRY_AFTER_S, encoded
 from sdx_hub.domain.errors import HubError, NotAuthenticated
-from sdx_hub.services.fleet_state import FleetState, token_key
+from sdx_hub.services.devices.fleet_state import FleetState, token_key
 
 PATH = "/device/v1/poll"
 App = Callable[[Any, Any, Any], Awaitable[None]]

@@ -13,7 +13,7 @@ from sdx_hub.api.hub import Hub
 from sdx_hub.api.pages import Cursor, Items, Limit, State, page
 from sdx_hub.api.trust import unbase64
 from sdx_hub.domain.access import Permission, Principal
-from sdx_hub.services.release_views import ReleaseDetail, ReleaseView
+from sdx_hub.services.releases.release_views import ReleaseDetail, ReleaseView
 
 MAX_BODY_BYTES = (MAX_MANIFEST_BYTES + MAX_TARGETS_BYTES) * 4 // 3 + 4096
 

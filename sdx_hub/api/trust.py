@@ -15,7 +15,7 @@ from sdx_hub.api.hub import Hub
 from sdx_hub.api.pages import Items
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, NotFound
-from sdx_hub.services.trust_overview import RoleView
+from sdx_hub.services.repositories.trust_overview import RoleView
 
 Repository = Literal["image", "director"]
 MAX_PUSH_BODY_BYTES = 4 * MAX_TARGETS_BYTES

@@ -12,7 +12,7 @@ from firmware_schemas.limits import MAX_PAYLOAD_BYTES, MAX_UPLOAD_CHUNK_BYTES
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
 from sdx_hub.domain.access import Permission, Principal
-from sdx_hub.services.uploads import Appended
+from sdx_hub.services.releases.uploads import Appended
 
 OFFSET_HEADER = "upload-offset"
 Offset = Annotated[int, HeaderParameter(name=OFFSET_HEADER, ge=0, description="Byte that the piece begins at.")]

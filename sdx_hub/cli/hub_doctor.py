@@ -27,9 +27,9 @@ from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.trust import MetadataFile
 from sdx_hub.services.audit_log import verify_chain
-from sdx_hub.services.director import Director
-from sdx_hub.services.image_repository import ImageRepository
-from sdx_hub.services.trust_alarms import expiries
+from sdx_hub.services.repositories.director import Director
+from sdx_hub.services.repositories.image_repository import ImageRepository
+from sdx_hub.services.repositories.trust_alarms import expiries
 from sdx_hub.settings import Settings
 from sdx_hub.trust import verification
 from sdx_hub.trust.online import DIRECTOR, IMAGE, Lives, OnlineSigners

@@ -82,7 +82,7 @@ async def initialise(settings: Settings, ceremony: Path, admin: str, life: timed
         ConflictError: This hub has been initialised (code `hub_initialised`).
         BadInput, TrustError: The ceremony or the name is refused; then there is still no hub.
     """
-    from sdx_hub.services.hub_init import import_ceremony
+    from sdx_hub.services.repositories.hub_init import import_ceremony
 
     await migrate(settings)
     clock = SystemClock()

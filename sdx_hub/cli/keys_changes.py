@@ -254,7 +254,7 @@ def _new_online_keys(session: Session, data: Path, repository: str, roles: list[
 
 async def _make_online_key(data: Path, repository: str, role: str) -> PublicKey:
     from sdx_hub.persistence.database import Database
-    from sdx_hub.services.hub_init import add_online_key
+    from sdx_hub.services.repositories.hub_init import add_online_key
     from sdx_hub.settings import load_settings
 
     database = await Database.open(load_settings(data, os.environ).database)

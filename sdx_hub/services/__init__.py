@@ -1,0 +1,1 @@
+"""Use cases: one a method, each owning its transaction. Commit first, answer then."""

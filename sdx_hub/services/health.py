@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sdx_hub.domain.errors import Unavailable
 from sdx_hub.persistence.database import Database
-from sdx_hub.services.trust_alarms import Expiry
+from sdx_hub.services.repositories.trust_alarms import Expiry
 
 _log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from sdx_hub.services.enrolment import device_id_of
+from sdx_hub.services.devices.enrolment import device_id_of
 from tests.support.fleet import Fleet
 
 

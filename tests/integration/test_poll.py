@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from firmware_schemas import canonical
 from firmware_schemas.device_api import EnrolRequest, InventoryReport, Report, TokenReport, envelope, parse_enrol_string
 from firmware_schemas.ids import DeviceId
-from sdx_hub.services.enrolment import device_id_of
+from sdx_hub.services.devices.enrolment import device_id_of
 from tests.support.craft import HARDWARE
 from tests.support.fleet import Fleet
 from tests.support.publisher import Payload

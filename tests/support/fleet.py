@@ -26,7 +26,7 @@ from firmware_schemas import canonical
 from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX, EnrolRequest, envelope, parse_enrol_string
 from firmware_schemas.release import ReleaseManifest
 from sdx_hub.cli import hub_work
-from sdx_hub.services.hub_init import add_online_key
+from sdx_hub.services.repositories.hub_init import add_online_key
 from sdx_hub.settings import load_settings
 from sdx_hub.trust import rotation
 from sdx_hub.trust.ceremony import ONLINE_ROLES

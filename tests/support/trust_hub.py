@@ -14,9 +14,9 @@ from tuf.ngclient.fetcher import FetcherInterface
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.errors import NotFound
 from sdx_hub.persistence.database import Database
-from sdx_hub.services.director import Director
-from sdx_hub.services.hub_init import import_ceremony
-from sdx_hub.services.image_repository import ImageRepository
+from sdx_hub.services.repositories.director import Director
+from sdx_hub.services.repositories.hub_init import import_ceremony
+from sdx_hub.services.repositories.image_repository import ImageRepository
 from sdx_hub.trust.online import Lives, OnlineSigners
 from tests.support.people import People, hold_ceremony
 

@@ -13,7 +13,7 @@ from sdx_hub.adapters.clock import SystemClock
 from sdx_hub.api.poll import PATH, PollPath
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
-from sdx_hub.services.fleet_state import FleetState, PollSettings
+from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
 
 TOKEN = "sdxd_known"
 

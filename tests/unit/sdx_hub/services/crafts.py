@@ -12,7 +12,7 @@ from firmware_schemas.device_api import EnrolRequest, Envelope, Report, ReportBa
 from sdx_hub.domain.errors import NotFound
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.releases import Product, Release
-from sdx_hub.services.enrolment import device_id_of
+from sdx_hub.services.devices.enrolment import device_id_of
 from tests.unit.sdx_hub.services.conftest import START
 
 

@@ -11,7 +11,7 @@ from sdx_hub.domain.errors import Unavailable
 from sdx_hub.loops import Loops
 from sdx_hub.persistence.database import Database
 from sdx_hub.services.health import HealthService
-from sdx_hub.services.trust_alarms import Expiry
+from sdx_hub.services.repositories.trust_alarms import Expiry
 
 SOON = datetime(2026, 6, 1, tzinfo=UTC)
 

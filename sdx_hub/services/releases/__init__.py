@@ -1,0 +1,1 @@
+"""Payloads on their way in, and releases: proposed, signed, published, yanked."""
