@@ -11,7 +11,7 @@ the cut and at the end:
 5. The hub has exactly one final result of the action, the right one, and an inventory that says what runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -50,17 +50,31 @@ def test_power_cut_sweep_full(lab: Lab, kind: str, loss: Loss, say: Say) -> None
     say(summary(kind, f"cuts ({loss})", points, sweep(lab, kind, cuts)))
 
 
+def double_cuts(lab: Lab, kind: str, points: Sequence[str], first_step: int, second_step: int) -> list[list[Cut]]:
+    """First cuts, and for each second ones at points of the boot that follows; the kinds of loss take turns."""
+    losses = list(Loss)
+    cuts: list[list[Cut]] = []
+    for number, at in enumerate(range(1, len(points) + 1, first_step)):
+        first = Cut(at, losses[number % len(losses)])
+        recovery = sweep(lab, kind, [[first]])[0][-1].passed
+        seconds = range(1 + number % second_step, len(recovery) + 1, second_step)
+        cuts += [[first, Cut(second, losses[turn % len(losses)])] for turn, second in enumerate(seconds)]
+    return cuts
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("power-cut")
+@pytest.mark.parametrize("kind", [GOOD, BAD])
+def test_power_cut_during_recovery_reduced(lab: Lab, kind: str, say: Say) -> None:
+    points = points_of(lab, kind)
+    cuts = double_cuts(lab, kind, points, 97, 71)
+    say(summary(kind, "double cuts", points, sweep(lab, kind, cuts)))
+
+
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", [GOOD, BAD])
-def test_power_cut_during_recovery(lab: Lab, kind: str, say: Say) -> None:
-    """A sample of first cuts, and for each a second one at a sample of the points of the boot that follows."""
+def test_power_cut_during_recovery_full(lab: Lab, kind: str, say: Say) -> None:
     points = points_of(lab, kind)
-    losses = list(Loss)
-    cuts: list[list[Cut]] = []
-    for number, first in enumerate(range(1, len(points) + 1, SAMPLE_STEP)):
-        recovery = sweep(lab, kind, [[Cut(first, losses[number % len(losses)])]])[0][-1].passed
-        seconds = range(1 + number % RECOVERY_STEP, len(recovery) + 1, RECOVERY_STEP)
-        for turn, second in enumerate(seconds):
-            cuts.append([Cut(first, losses[number % len(losses)]), Cut(second, losses[turn % len(losses)])])
+    cuts = double_cuts(lab, kind, points, SAMPLE_STEP, RECOVERY_STEP)
     say(summary(kind, "double cuts", points, sweep(lab, kind, cuts)))
