@@ -1,6 +1,7 @@
 """An update from the poll to the report, and every way in which it may end otherwise."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from device_agent.ports.storage import DiskStorage
 from firmware_schemas.device_api import InventoryReport
 from firmware_schemas.release import Constraint
 from tests.support.publisher import Payload, canonical_tar
-from tests.support.static_hub import StaticHub, enrolled
+from tests.support.static_hub import StaticHub, enrolled, serving
 from tests.unit.device_agent.worker.conftest import ACTIVATE, HEALTH, Craft, payloads
 
 
@@ -251,6 +252,25 @@ def test_a_release_that_needs_another_one_waits_for_it(hub: StaticHub, craft: Cr
     hub.assign(needs)
     assert craft.run_once() == 5
     assert craft.last() == ("refused", "incompatible")
+
+
+def test_a_byte_budget_that_is_used_up_waits_for_the_next_day(hub: StaticHub, craft: Craft) -> None:
+    """Over real HTTP, where bytes are counted: what has come is kept, and the rest follows."""
+    hub.packs, hub.life = False, timedelta(days=3)
+    action = hub.assign(hub.publish("app", 2, [Payload("params", bytes(range(256)) * 4000)]))
+    craft.settings("[limits]\nbytes_per_day = 600000\n")
+    with serving(hub) as url:
+        settings = craft.home.settings
+        settings.write_text(settings.read_text().replace("http://127.0.0.1:1", url))
+        assert craft.run_once(hub=None) == 1
+        assert craft.error() == "budget_exhausted"
+        assert craft.state == "DOWNLOADING"
+        kept = sum(path.stat().st_size for path in craft.home.downloads.glob("*.part"))
+        assert 400_000 < kept < 600_000
+        assert craft.run_once(hub=None) == 1, "a restart is no new day"
+        craft.clock.sleep(86_400)
+        assert craft.run_once(hub=None) == 0
+    assert hub.ended() == [(action, "success", "")]
 
 
 def test_downloads_are_gone_when_the_action_has_ended(hub: StaticHub, craft: Craft) -> None:
