@@ -301,8 +301,10 @@ def serving(hub: StaticHub) -> Iterator[str]:
         def _serve(self) -> None:
             length = int(self.headers.get("content-length") or 0)
             asked = {name.lower(): value for name, value in self.headers.items()}
-            status, headers, body = hub.answer(self.command, self.path, asked, self.rfile.read(length))
-            self.send_response(503 if hub.down else status)
+            sent = self.rfile.read(length)
+            down: Reply = (503, {}, b"")
+            status, headers, body = down if hub.down else hub.answer(self.command, self.path, asked, sent)
+            self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             if status != 304:
