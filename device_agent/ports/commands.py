@@ -1,14 +1,17 @@
 """Commands that the device or a payload brings: health checks, activation, the gate. No shell, bounded in time."""
 
 import os
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHOWN_BYTES = 300
+_READ_BYTES = 64 * 1024
 
 
 class Outcome(NamedTuple):
@@ -57,13 +60,45 @@ class ProcessCommands:
 
 
 def _finish(process: subprocess.Popen[bytes], name: str, timeout_s: float) -> Outcome:
+    """Wait for the end of the process itself: one that it left behind may keep the pipe open for ever."""
+    end_s = time.monotonic() + timeout_s
+    said = bytearray()
+    pipe = process.stderr
+    if pipe is None:
+        raise RuntimeError("The process was started with a pipe.")
+    ended = os.pidfd_open(process.pid)
     try:
-        _out, err = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return Outcome(False, f"{name} did not finish within {timeout_s:g} s")
-    if process.returncode == 0:
+        os.set_blocking(pipe.fileno(), False)
+        waiting = select.poll()
+        waiting.register(ended, select.POLLIN)
+        waiting.register(pipe, select.POLLIN)
+        while True:
+            left_s = end_s - time.monotonic()
+            ready = {descriptor for descriptor, _events in waiting.poll(max(left_s, 0.0) * 1000)}
+            if pipe.fileno() in ready and not _listen(pipe.fileno(), said):
+                waiting.unregister(pipe)
+            if ended in ready:
+                break
+            if left_s <= 0:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return Outcome(False, f"{name} did not finish within {timeout_s:g} s")
+    finally:
+        os.close(ended)
+        pipe.close()
+    status = process.wait()
+    if status == 0:
         return Outcome(True, f"{name} passed")
-    said = err[-_SHOWN_BYTES:].decode("utf-8", "replace").strip()
-    return Outcome(False, f"{name} ended with status {process.returncode}" + (f": {said}" if said else ""))
+    text = said.decode("utf-8", "replace").strip()
+    return Outcome(False, f"{name} ended with status {status}" + (f": {text}" if text else ""))
+
+
+def _listen(pipe: int, said: bytearray) -> bool:
+    """Keep the end of what a process says; return whether more can come. It may talk without an end."""
+    try:
+        piece = os.read(pipe, _READ_BYTES)
+    except BlockingIOError:
+        return True
+    said += piece
+    del said[:-_SHOWN_BYTES]
+    return bool(piece)

@@ -244,6 +244,31 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> Non
     assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
+def test_what_a_command_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
+    """A daemon that was started by the check holds its standard error open."""
+    script(tmp_path, f"sleep 30 & echo $! > {tmp_path}/pid; exit 0")
+    began_s = time.monotonic()
+    assert ProcessCommands().run(("./check",), tmp_path, 20).ok
+    assert time.monotonic() - began_s < 10
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_command_that_talks_without_an_end_costs_no_memory(tmp_path: Path, *, ends: bool) -> None:
+    import tracemalloc
+
+    script(tmp_path, "head -c 200000000 /dev/zero >&2; exit 4" if ends else "exec cat /dev/zero >&2")
+    tracemalloc.start()
+    try:
+        outcome = ProcessCommands().run(("./check",), tmp_path, 30 if ends else 1)
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not outcome.ok
+    assert ("status 4" if ends else "did not finish") in outcome.detail
+    assert peak < 5_000_000
+
+
 def test_a_command_cannot_leave_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "slot"
     folder.mkdir()
