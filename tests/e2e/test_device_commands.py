@@ -203,7 +203,8 @@ def test_a_stranger_waits_until_a_person_accepts_it(fleet: Fleet, operator: Mach
 def test_who_may_not_operate(fleet: Fleet, tmp_path: Path) -> None:
     viewer = Machine(tmp_path, {"SDX_HUB": fleet.url, "SDX_TOKEN": fleet.token("vera", "viewer")})
     assert isinstance(viewer.sdx("device", "list"), list)
-    for words in (["token"], ["assign", "mavsdk@3.1.0", "craft-02", "--yes"], ["revoke", "craft-02", "--yes"]):
+    craft = fleet.new_craft(tmp_path / "craft", fleet.url).device_id
+    for words in (["token"], ["assign", "mavsdk@3.1.0", craft, "--yes"], ["revoke", craft, "--yes"]):
         refused = viewer.run("device", *words)
         assert (refused.code, refused.error) == (4, "not_allowed")
     stranger = Machine(tmp_path, {"SDX_HUB": fleet.url, "SDX_TOKEN": "sdx_nobody"})
