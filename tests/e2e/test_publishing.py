@@ -199,6 +199,11 @@ def test_a_hub_that_is_not_the_pinned_one_gets_no_signature(house: House, tmp_pa
     assert (refused.code, refused.error) == (5, "image_root_unknown")
 
 
+def _heed_ctrl_c() -> None:
+    """As on a terminal: a suite that runs in a shell's background inherits that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_publishing_is_interrupted_and_goes_on_where_it_stopped(house: House) -> None:
     tree = house.alice.folder / "large"
     tree.mkdir()
@@ -224,7 +229,8 @@ def test_publishing_is_interrupted_and_goes_on_where_it_stopped(house: House) ->
         environment = {"SDX_HUB": mitm.url, "SDX_TOKEN": house.token("ci", "publisher")}
         ci = Machine(house.alice.folder, environment | {"SDX_IMAGE_ROOT": house.image_root_sha256})
         command, where = ci.command("release", "publish", "large.sdx")
-        with subprocess.Popen(command, **where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, **where, **pipes, text=True, preexec_fn=_heed_ctrl_c) as running:  # noqa: PLW1509 - one call, no lock
             end = time.monotonic() + 60
             while len(offsets) < 3:
                 assert time.monotonic() < end

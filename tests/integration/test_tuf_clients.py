@@ -114,7 +114,8 @@ def test_tuf_js_from_the_root_alone(fleet: Fleet, root: bytes, tmp_path: Path) -
     node, npm = home / "bin" / "node", home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if not node.exists() or not npm.exists():
         pytest.skip("skipped: node/npm or registry not available")
-    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--prefix", str(tmp_path)]
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--fetch-retries=0"]
+    options += ["--prefix", str(tmp_path)]
     install = subprocess.run(
         [node, npm, "install", *options, TUF_JS], check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path
     )
