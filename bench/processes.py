@@ -66,10 +66,11 @@ def memory_kib(pid: int, field: str) -> int:
 
 
 def proportional_kib(pid: int) -> int:
-    """The proportional set (PSS) of a process: shared pages count by share."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
+    """The proportional set (PSS) of a process: shared pages count by share. 0 where it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
     return 0
 
 

@@ -1,13 +1,15 @@
-"""The peak of the resident set of every process in a tree, while it lives and after it has ended."""
+"""The peak memory of every process in a tree and of the tree as a whole, while it lives and after it has ended."""
 
 import threading
 import time
 from pathlib import Path
 from typing import Self
 
-from bench.processes import memory_kib, tree
+from bench.processes import memory_kib, proportional_kib, tree
 
 _EVERY_S = 0.02
+_TOGETHER_EVERY = 10
+"""Looks from one sum to the next: the kernel walks all pages for it."""
 
 
 class PeakMemory:
@@ -18,11 +20,13 @@ class PeakMemory:
 
     Attributes:
         mib: By process: the command line's last known form, and the peak in MiB.
+        together_mib: Peak of the sum of proportional set sizes: forked processes share pages, counted once here.
     """
 
     def __init__(self, root: int) -> None:
         self.root = root
         self.mib: dict[int, tuple[str, float]] = {}
+        self.together_mib = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look_on, daemon=True)
 
@@ -42,9 +46,16 @@ class PeakMemory:
                 _name, before = self.mib.get(pid, ("", 0.0))
                 self.mib[pid] = (_command(pid), max(before, peak))
 
+    def look_together(self) -> None:
+        self.together_mib = max(self.together_mib, sum(proportional_kib(pid) for pid in tree(self.root)) / 1024)
+
     def _look_on(self) -> None:
+        looks = 0
         while not self._over.is_set():
             self.look()
+            if looks % _TOGETHER_EVERY == 0:
+                self.look_together()
+            looks += 1
             time.sleep(_EVERY_S)
 
     def __enter__(self) -> Self:
