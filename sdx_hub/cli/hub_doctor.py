@@ -192,9 +192,9 @@ class _Doctor:
             names = ", ".join(f"{each.repository}/{each.role}" for each in expired)
             raise Unavailable(f"Expired, clients refuse it: {names}. It must be signed anew.", "metadata_expired")
         if late:
-            names = ", ".join(f"{each.repository}/{each.role} {_days(each.expires_at, now)}" for each in late)
+            names = ", ".join(f"{each.repository}/{each.role} {_in(each.expires_at, now)}" for each in late)
             return Finding("expiry", False, f"past half of its life: {names}", "metadata_alarm", warning=True)
-        return f"{len(roles)} roles; the first to expire is {roles[0].role}, {_days(roles[0].expires_at, now)}"
+        return f"{len(roles)} roles; the first to expire is {roles[0].role}, {_in(roles[0].expires_at, now)}"
 
 
 def _require(delegator: Root | Targets, role: str, raw: bytes, repository: str) -> None:
@@ -220,5 +220,6 @@ def _digest(path: Path) -> str:
     return hashed.hexdigest()
 
 
-def _days(expires: datetime, now: datetime) -> str:
-    return f"in {(expires - now).days} days"
+def _in(expires: datetime, now: datetime) -> str:
+    hours = int((expires - now).total_seconds()) // 3600
+    return f"in {hours} hours" if hours < 48 else f"in {hours // 24} days"

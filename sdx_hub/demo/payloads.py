@@ -27,7 +27,7 @@ case "$header" in
     7f454c460201*b700) ;;
     *) echo "mavsdk_server is no AArch64 program: $header" >&2; exit 1 ;;
 esac
-sha256sum --check --quiet SHA256SUMS
+sha256sum --check --quiet SHA256SUMS >&2
 """
 
 
