@@ -21,6 +21,7 @@ from sdx_hub.services.devices.devices import DeviceService
 from sdx_hub.services.devices.enrolment import EnrolmentService
 from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
 from sdx_hub.services.devices.reports import ReportService
+from sdx_hub.services.devices.token_rotation import TokenRotation
 from sdx_hub.services.health import HealthService
 from sdx_hub.services.idempotency import IdempotencyService
 from sdx_hub.services.people import PeopleService
@@ -82,6 +83,7 @@ async def _running(settings: Settings, clock: Clock, poll: PollPath) -> AsyncIte
             enrolment=EnrolmentService(database, clock, TrustRoots(database, image), fleet),
             devices=DeviceService(database, clock),
             assigning=assigning,
+            rotation=TokenRotation(database, clock, fleet, timedelta(seconds=settings.token_life_s)),
             reports=ReportService(database, clock, fleet),
             releases=ReleaseService(database, clock, image, blobs=blobs, uploads=uploads, assigning=assigning),
             uploads=uploads,
@@ -117,7 +119,11 @@ def _start_loops(hub: Hub, settings: Settings) -> Loops:
     async def count() -> None:
         hub.metrics.count_polls()
 
+    async def replace_old_tokens() -> None:
+        await hub.rotation.ask_old()
+
     loops.every(settings.resign_check_s, look_after_metadata, "metadata")
+    loops.every(settings.resign_check_s, replace_old_tokens, "tokens")
     loops.every(_COUNT_S, count, "count-polls")
     loops.every(_SWEEP_S, hub.uploads.sweep, "sweep-uploads")
     return loops

@@ -37,7 +37,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         public_url: How devices and people reach the hub, where that differs from host and port; https in production.
         poll_interval_s, poll_jitter_s: What devices are told; the jitter is added by them.
         timestamp_life_s, snapshot_life_s, director_life_s: How long metadata that the hub signs is valid.
-        resign_check_s: How often the hub looks whether something must be signed again.
+        token_life_s: A device's poll token that is older is replaced.
+        resign_check_s: How often the hub looks whether something must be signed again, or a token replaced.
         fleet_refresh_ms: How often a worker looks for changes that another worker made.
         environment: `development` relaxes the checks below, and says so at every start.
     """
@@ -55,6 +56,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timestamp_life_s: Seconds = _DAY_S
     snapshot_life_s: Seconds = 7 * _DAY_S
     director_life_s: Seconds = _DAY_S
+    token_life_s: Seconds = 90 * _DAY_S
     resign_check_s: Seconds = 60
     fleet_refresh_ms: Annotated[int, Meta(ge=20, le=5000)] = 400
     environment: Literal["production", "development"] = "production"

@@ -65,6 +65,13 @@ async def inventory(
     return await hub.devices.inventory(principal, device)
 
 
+@post("/{device:str}/rotate-token", status_code=200, summary="Ask a device for a new poll token", guards=OPERATE)
+async def rotate_token(
+    hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str]
+) -> DeviceView:
+    return await hub.devices.show(principal, await hub.rotation.ask(principal, device))
+
+
 @post("/{device:str}/accept", status_code=200, summary="Accept a pending device", guards=OPERATE)
 async def accept(hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str]) -> DeviceView:
     return await hub.devices.show(principal, await hub.enrolment.accept(principal, device))
@@ -119,6 +126,7 @@ router = Router(
         timeline,
         inventory,
         accept,
+        rotate_token,
         revoke,
         tag_device,
         untag_device,

@@ -10,6 +10,7 @@ from sdx_hub.services.devices.devices import DeviceService
 from sdx_hub.services.devices.enrolment import EnrolmentService
 from sdx_hub.services.devices.fleet_state import FleetState
 from sdx_hub.services.devices.reports import ReportService
+from sdx_hub.services.devices.token_rotation import TokenRotation
 from sdx_hub.services.health import HealthService
 from sdx_hub.services.idempotency import IdempotencyService
 from sdx_hub.services.people import PeopleService
@@ -28,6 +29,7 @@ class Hub(Struct, frozen=True):
     enrolment: EnrolmentService
     devices: DeviceService
     assigning: AssigningService
+    rotation: TokenRotation
     reports: ReportService
     releases: ReleaseService
     uploads: UploadService

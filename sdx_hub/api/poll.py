@@ -85,7 +85,7 @@ class PollPath:
             return
         fleet.seen.add(slot)
         etag = b'"%d"' % fleet.versions[slot]
-        if known == etag and not fleet.wants_inventory(slot):
+        if known == etag and not fleet.asks(slot):
             self.tally.unchanged += 1
             await send({"type": "http.response.start", "status": 304, "headers": [(b"etag", etag), self._interval]})
             await send(_NO_BODY)

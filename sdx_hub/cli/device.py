@@ -141,6 +141,26 @@ def revoke(session: Session, names: tuple[str, ...]) -> None:
     _change_state(session, names, "revoke", "revoked")
 
 
+@device.command("rotate-token")
+@click.argument("names", nargs=-1, required=True, metavar="D...")
+@command(changes=True)
+def rotate_token(session: Session, names: tuple[str, ...]) -> None:
+    """Have devices make new poll tokens, for instance when one may have leaked; the old ones end at the first use."""
+    with session.client() as hub:
+        shown = [_show(hub, name) for name in names]
+        documents = [{"id": each["id"], "serial": each["serial"], "rotation_wanted": True} for each in shown]
+        if session.dry_run:
+            session.console.result(
+                [each | {"dry_run": True} for each in documents], f"Would ask {len(shown)} devices for new tokens."
+            )
+            return
+        for each in shown:
+            hub.send("POST", f"/devices/{segment(each['id'])}/rotate-token")
+    session.console.result(
+        documents, "\n".join(f"{each['serial']} is asked for a new token at its next poll." for each in documents)
+    )
+
+
 @device.command()
 @click.argument("name", metavar="D")
 @click.argument("tag")

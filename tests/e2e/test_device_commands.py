@@ -212,6 +212,17 @@ def test_who_may_not_operate(fleet: Fleet, tmp_path: Path) -> None:
     assert outcome.code == 4
 
 
+def test_a_token_is_replaced_on_demand(fleet: Fleet, operator: Machine, tmp_path: Path) -> None:
+    craft = fleet.new_craft(tmp_path / "craft", fleet.url)
+    assert operator.sdx("device", "rotate-token", craft.device_id, "--dry-run")[0]["dry_run"] is True
+    assert operator.sdx("device", "show", craft.device_id)["rotation_wanted"] is False
+    asked = operator.sdx("device", "rotate-token", craft.device_id)
+    assert asked == [{"id": craft.device_id, "serial": craft.serial, "rotation_wanted": True}]
+    old = craft.token
+    craft.run_once()
+    assert craft.token != old
+
+
 def test_people_read_text(fleet: Fleet, operator: Machine) -> None:
     """Without --json: the same commands speak in sentences and tables."""
     for words in (["list"], ["show", "craft-02"], ["why", "craft-02"], ["timeline", "craft-02"]):

@@ -75,6 +75,8 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("token_sha256", sa.String(64), nullable=False),
         sa.Column("next_token_sha256", sa.String(64), nullable=True),
+        sa.Column("rotated_at", TIME, nullable=True),
+        sa.Column("rotation_wanted", sa.Boolean(), nullable=False),
         sa.Column("report_counter", BIG, nullable=False),
         sa.Column("desired_version", BIG, nullable=False),
         sa.Column("has_assignment", sa.Boolean(), nullable=False),

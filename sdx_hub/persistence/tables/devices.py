@@ -47,6 +47,8 @@ class Device(SQLModel, table=True):
         device_key: Its raw Ed25519 public key in hexadecimal.
         token_sha256: SHA-256 of the poll token's text.
         next_token_sha256: The one that the device announced and has not used yet.
+        rotated_at: When the present poll token was first used; None for the one that it enrolled with.
+        rotation_wanted: The poll asks the device for a new token until that one is used.
         report_counter: The largest counter of a signed report that was accepted.
         desired_version: Counts its desired states; the poll's ETag.
         has_assignment: Something is assigned; then the current action is `ID.DESIRED_VERSION`.
@@ -68,6 +70,8 @@ class Device(SQLModel, table=True):
     state: str = Field(max_length=16, index=True)
     token_sha256: str = Field(max_length=64, unique=True)
     next_token_sha256: str | None = Field(default=None, max_length=64, unique=True)
+    rotated_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
+    rotation_wanted: bool = Field(default=False)
     report_counter: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     desired_version: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     has_assignment: bool = Field(default=False)

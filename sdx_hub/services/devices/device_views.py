@@ -42,6 +42,7 @@ class DeviceView(Struct, frozen=True):
         components: Out of its last signed inventory, by name.
         assignments: Product to the release id that it should run.
         action: The newest one.
+        rotation_wanted: The hub asks it for a new poll token.
         last_seen_at: Its last poll, to the second, at most a few seconds late.
     """
 
@@ -57,6 +58,7 @@ class DeviceView(Struct, frozen=True):
     assignments: dict[str, str]
     action: ActionView | None
     desired_version: int
+    rotation_wanted: bool
     last_seen_at: datetime | None
     created_at: datetime
     accepted_at: datetime | None
@@ -93,6 +95,7 @@ async def views(session: AsyncSession, devices: Sequence[Device]) -> list[Device
             assignments={row.product: row.release_id for row in assignments[device.id]},
             action=actions.get(device.id),
             desired_version=device.desired_version,
+            rotation_wanted=device.rotation_wanted,
             last_seen_at=seen.get(device.number),
             created_at=device.created_at,
             accepted_at=device.accepted_at,

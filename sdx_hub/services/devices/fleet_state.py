@@ -39,7 +39,7 @@ PENDING: Final = -1
 
 _STAND_IN = {"pending": PENDING, "revoked": REVOKED}
 _ID_BYTES = 10
-_ASSIGNED, _WANTS_INVENTORY = 1, 2
+_ASSIGNED, _WANTS_INVENTORY, _WANTS_TOKEN = 1, 2, 4
 _LOOK_AGAIN_S = 0.05
 _LOAD_ROWS = 10_000
 _log = structlog.get_logger(__name__)
@@ -113,6 +113,7 @@ class FleetState:
                     col(Device.next_token_sha256),
                     col(Device.desired_version),
                     col(Device.has_assignment),
+                    col(Device.rotation_wanted),
                     col(Device.change_seq),
                     exists().where(col(DeviceInventory.device_id) == col(Device.id)).label("inventory"),
                 )
@@ -122,10 +123,12 @@ class FleetState:
             async with self._database.reading() as session:
                 rows = await session.stream(query.execution_options(yield_per=_LOAD_ROWS))
                 async for part in rows.partitions():
-                    for number, identity, state, token, following, version, assigned, seq, inventory in part:
+                    for number, identity, state, token, following, version, assigned, rotate, seq, inventory in part:
                         self._make_room(number)
                         self._ids[number * _ID_BYTES : (number + 1) * _ID_BYTES] = bytes.fromhex(identity[2:])
                         self._flags[number] = (_ASSIGNED if assigned else 0) | (0 if inventory else _WANTS_INVENTORY)
+                        if rotate and number not in self._rotated:
+                            self._flags[number] |= _WANTS_TOKEN
                         self.versions[number] = version if state == "accepted" else _STAND_IN[state]
                         self._apply_tokens(number, token, following)
                         newest = max(newest, seq)
@@ -172,9 +175,9 @@ class FleetState:
     def device_id(self, slot: int) -> DeviceId:
         return DeviceId("d-" + self._ids[slot * _ID_BYTES : (slot + 1) * _ID_BYTES].hex())
 
-    def wants_inventory(self, slot: int) -> bool:
-        """Whether the device still has to send its first inventory; until then no poll is answered by 304."""
-        return bool(self._flags[slot] & _WANTS_INVENTORY)
+    def asks(self, slot: int) -> bool:
+        """Whether the hub wants something of the device; until it has it, no poll is answered by 304."""
+        return bool(self._flags[slot] & (_WANTS_INVENTORY | _WANTS_TOKEN))
 
     def answer(self, slot: int) -> bytes:
         """The body of a 200 to a poll."""
@@ -185,7 +188,8 @@ class FleetState:
                 action=f"{self.device_id(slot)}.{version}" if flags & _ASSIGNED else "",
                 interval_s=self.settings.interval_s,
                 jitter_s=self.settings.jitter_s,
-                inventory=self.wants_inventory(slot),
+                rotate_token=bool(flags & _WANTS_TOKEN),
+                inventory=bool(flags & _WANTS_INVENTORY),
             )
         )
 
@@ -214,6 +218,8 @@ class FleetState:
                         .values(
                             token_sha256=token_sha256,
                             next_token_sha256=None,
+                            rotated_at=self._clock.now(),
+                            rotation_wanted=False,
                             change_seq=await uow.next_number(DEVICE_CHANGE_COUNTER),
                         )
                     )
@@ -241,6 +247,7 @@ class FleetState:
             self._rotated[slot] = digest.hex()
             self._set_key(slot, key)
             self._set_next(slot, None)
+            self._flags[slot] &= ~_WANTS_TOKEN
         return slot
 
     def _make_room(self, slot: int) -> None:

@@ -95,7 +95,7 @@ async def test_the_answer_names_the_action_only_where_something_is_assigned(
     first, second = (msgspec.json.decode(fleet.answer(slot), type=PollAnswer) for slot in slots)
     assert first == PollAnswer(0, "", 60, 15, inventory=True)
     assert second == PollAnswer(3, f"{busy.id}.3", 60, 15, inventory=False)
-    assert [fleet.wants_inventory(slot) for slot in slots] == [True, False]
+    assert [fleet.asks(slot) for slot in slots] == [True, False]
 
 
 async def test_changes_of_another_worker_are_found_by_the_loop(database: Database, clock: MovableClock) -> None:
