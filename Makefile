@@ -7,8 +7,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 B ?= poll
-# xdist takes the cores that there are; each worker starts hubs and agents of its own.
+# xdist takes the cores that there are. The tests of a module share a running hub, so a module goes to one worker, and
+# the long ones come first.
 WORKERS ?= auto
+SPREAD := --dist loadscope --no-loadscope-reorder
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -36,7 +38,7 @@ demo: $(STAMP) ## The main job on real software: publish, roll out, prove, roll 
 
 .PHONY: test
 test: $(STAMP) ## Every test; the slow sweeps in their reduced form
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not full" $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(SPREAD) -m "not full" $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Style, types, import contracts

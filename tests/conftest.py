@@ -1,19 +1,10 @@
-"""How the suite is spread over workers, and what tests found out about sizes, shown at the end of a run."""
+"""What tests found out about sizes, shown at the end of a run: also by workers, whose output nobody sees."""
 
 from collections.abc import Callable
 
 import pytest
 
 _NAME = "said"
-_HOUSES = ("attacks", "e2e", "faults", "integration")
-"""Folders whose modules share a running hub: a module goes to one worker, so that it is started once."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        folder = item.path.parent.name
-        if folder in _HOUSES and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(f"{folder}/{item.path.stem}"))
 
 
 @pytest.fixture

@@ -133,7 +133,9 @@ def test_diff_and_list(house: House) -> None:
         ("app: bin/app", "changed"),
     } <= changed
     assert house.alice.sdx("release", "diff", one, one)["same"]
-    against = house.alice.sdx("release", "diff", "nav@1.0.0", two)
+    house.alice.signs("release", "sign", one, "--signer", "alice.key")
+    assert house.alice.sdx("release", "publish", one)["state"] == "waiting"
+    against = house.alice.sdx("release", "diff", "nav@4.0.0", two)
     assert ("release", "version") in {(change["where"], change["what"]) for change in against["changes"]}
 
 

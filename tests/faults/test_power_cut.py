@@ -28,7 +28,6 @@ SAMPLE_STEP, RECOVERY_STEP = 29, 11
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("power-cut")
 @pytest.mark.parametrize("kind", [GOOD, BAD])
 def test_power_cut_sweep_reduced(lab: Lab, kind: str, say: Say) -> None:
     """Every thirteenth point; the kinds of loss take turns."""
@@ -63,7 +62,6 @@ def double_cuts(lab: Lab, kind: str, points: Sequence[str], first_step: int, sec
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("power-cut")
 @pytest.mark.parametrize("kind", [GOOD, BAD])
 def test_power_cut_during_recovery_reduced(lab: Lab, kind: str, say: Say) -> None:
     points = points_of(lab, kind)

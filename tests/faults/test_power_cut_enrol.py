@@ -76,7 +76,6 @@ def sweep(lab: Lab, step: int, losses: Sequence[Loss]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("power-cut")
 def test_power_cut_during_enrolment_reduced(lab: Lab, say: Say) -> None:
     say(sweep(lab, REDUCED_STEP, list(Loss)))
 

@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -18,6 +17,7 @@ from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.audit import AuditEntry, Counter
 from sdx_hub.persistence.tables.people import PersonToken
 from sdx_hub.services.audit_log import verify_chain
+from tests.support.driver import driver_has_ended
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -261,6 +261,4 @@ async def test_times_come_back_aware_and_a_naive_one_is_refused(database: Databa
 async def test_a_path_that_cannot_be_written_fails_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(DBAPIError, match="unable to open"):
         await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'missing' / 'hub.db'}")
-    for thread in threading.enumerate():
-        if "_connection_worker" in thread.name:  # The driver's: it says goodbye to this test's event loop.
-            await asyncio.to_thread(thread.join, 10)
+    await driver_has_ended()

@@ -12,6 +12,7 @@ from sdx_hub.loops import Loops
 from sdx_hub.persistence.database import Database
 from sdx_hub.services.health import HealthService
 from sdx_hub.services.repositories.trust_alarms import Expiry
+from tests.support.driver import driver_has_ended
 
 SOON = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -49,6 +50,7 @@ async def test_not_ready_without_a_database(tmp_path: Path) -> None:
         await HealthService(database, list).ready()
     assert refused.value.code == "database_unavailable"
     await database.close()
+    await driver_has_ended()
 
 
 async def test_an_alarm_is_logged_once_and_again_when_it_has_expired(tmp_path: Path) -> None:
