@@ -11,7 +11,6 @@ from tests.support.mitm import Answer, Mitm, Request
 from tests.support.publisher import Payload
 
 MB = 1000 * 1000
-pytestmark = pytest.mark.xdist_group("limits-agent")
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,6 @@ from tests.faults.test_limits_publisher import LONG, MB, bomb
 from tests.support.fleet import Fleet, start_fleet
 from tests.support.publisher import Payload
 
-pytestmark = pytest.mark.xdist_group("limits-hub")
-
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:

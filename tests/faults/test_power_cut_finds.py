@@ -15,7 +15,7 @@ from tests.faults.lab import BAD, GOOD, Lab, points_of, sweep
 from tests.faults.medium import FragileStorage, Loss
 from tests.faults.power_cut import Cut
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("power-cut")]
+pytestmark = pytest.mark.slow
 
 Mistake = Callable[[pytest.MonkeyPatch], None]
 
