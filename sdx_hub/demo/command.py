@@ -15,6 +15,7 @@ from sdx_hub.demo import payloads
 from sdx_hub.demo.errors import DemoError
 from sdx_hub.demo.fleet import end_group
 from sdx_hub.demo.story import PRODUCT, Demo
+from sdx_hub.demo.tools import program
 
 _FOLDER = click.option(
     "--folder",
@@ -111,9 +112,10 @@ def _stay(story: Demo, folder: Path) -> None:
     click.echo(f"\nThe fleet stays up at {story.url} until Ctrl-C. Look around in another terminal:")
     click.echo(f"  export SDX_CONFIG={config}")
     for command in ("device list", "release list", "device show craft-01", "keys list", "audit list"):
-        click.echo(f"  {Path(shutil.which('sdx') or 'sdx')} {command}")
+        click.echo(f"  {program('sdx')} {command}")
     try:
-        signal.pause()
+        while (folder / "running.json").exists():  # `sdx demo down` takes it away.
+            time.sleep(0.5)
     except KeyboardInterrupt:
         click.echo("Stopping.")
 
