@@ -39,7 +39,7 @@ def test_secrets_are_blacked_out(lines: io.StringIO) -> None:
         int(f"in an exception: {PERSON}")
     except ValueError:
         log.exception("failed")
-    logging.getLogger("some.library").error("a library says %s", PERSON)
+    logging.getLogger("some.package").error("a library says %s", PERSON)
     text = lines.getvalue()
     for secret in (PERSON, DEVICE, ENROL, "Zm9v", "anything"):
         assert secret not in text
