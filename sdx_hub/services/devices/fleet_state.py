@@ -11,12 +11,9 @@ import hashlib
 import json
 from array import array
 from collections import Counter as Tally
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import structlog
 from msgspec import Struct
 from sqlalchemy import exists, select, text, update
 from sqlmodel import col
@@ -25,6 +22,7 @@ from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX, PollAnswer
 from firmware_schemas.ids import DeviceId
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.errors import NotAllowed, NotAuthenticated
+from sdx_hub.loops import Loops
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device, DeviceInventory
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER
@@ -42,7 +40,6 @@ _ID_BYTES = 10
 _ASSIGNED, _WANTS_INVENTORY, _WANTS_TOKEN = 1, 2, 4
 _LOOK_AGAIN_S = 0.05
 _LOAD_ROWS = 10_000
-_log = structlog.get_logger(__name__)
 
 
 class PollSettings(Struct, frozen=True):
@@ -78,7 +75,7 @@ class FleetState:
         self._looked_at = float("-inf")
         self._refreshing = asyncio.Lock()
         self._looking_again = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops = Loops()
 
     async def load(self) -> None:
         """Read every device; the poll answers after that."""
@@ -86,18 +83,12 @@ class FleetState:
 
     def start(self) -> None:
         """Start the loops of refreshing and flushing."""
-        self._tasks = [
-            asyncio.create_task(self._repeat(self.catch_up, self.settings.refresh_s), name="fleet-refresh"),
-            asyncio.create_task(self._repeat(self.flush, self.settings.flush_s), name="fleet-flush"),
-        ]
+        self._loops.every(self.settings.refresh_s, self.catch_up, "fleet-refresh")
+        self._loops.every(self.settings.flush_s, self.flush, "fleet-flush")
 
     async def stop(self) -> None:
         """Stop the loops and write what they still hold."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._loops.stop()
         await self.flush()
 
     async def catch_up(self) -> None:
@@ -280,15 +271,6 @@ class FleetState:
         if key is not None:
             self._next_of[slot] = key
             self._next_keys.setdefault(key, slot)
-
-    async def _repeat(self, work: Callable[[], Coroutine[Any, Any, None]], pause_s: float) -> None:
-        while True:
-            await asyncio.sleep(pause_s)
-            try:
-                await work()
-            except Exception:
-                # The database may be busy or away for a while; the next round tries again, and nothing is lost.
-                _log.exception("fleet_loop_failed", loop=work.__name__)
 
 
 def token_key(token: bytes) -> bytes:
