@@ -67,9 +67,9 @@ bench: $(STAMP) ## Measure against a peer in the same run: make bench B=poll | a
 .PHONY: lock
 lock: ## Write requirements.lock anew from pyproject.toml (needs the package index)
 	@$(PYTHON) -m venv .venv/lock
-	@.venv/lock/bin/python -m pip install --quiet pip-tools
-	@.venv/lock/bin/pip-compile --quiet --strip-extras --allow-unsafe --generate-hashes --extra hub --extra demo --extra dev \
-	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header --output-file requirements.lock pyproject.toml
+	@.venv/lock/bin/python -m pip install --quiet uv
+	@.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
+	  --no-emit-package sdx-hub --no-header --output-file requirements.lock pyproject.toml
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's folder
