@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
+from pathlib import Path
 
 from sdx_hub.adapters.blobs import LocalBlobs
 from sdx_hub.adapters.clock import Clock, SystemClock
@@ -74,7 +75,7 @@ async def _running(settings: Settings, clock: Clock, poll: PollPath) -> AsyncIte
         await director.load()
         fleet = FleetState(database, clock, _poll_settings(settings))
         await fleet.load()
-        blobs = LocalBlobs(settings.blobs_dir)
+        blobs = LocalBlobs(Path(settings.blobs))
         uploads = UploadService(database, clock, blobs, UploadFiles(settings.uploads_dir))
         at_end.push_async_callback(uploads.close)
         assigning = AssigningService(database, clock, fleet)

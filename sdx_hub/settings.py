@@ -1,6 +1,7 @@
 """The hub's settings: one frozen struct, decoded once, from `DATA/hub.toml` and the `SDX_*` environment.
 
-The environment wins over the file; `sdx hub serve` puts its flags above both. An unknown key is refused, because a
+The environment wins over the file; `sdx hub serve` puts its flags above both. `SDX_NAME_FILE` names a file that holds
+the value of `NAME`: how container engines and service managers hand over secrets. An unknown key is refused, because a
 misspelt one would otherwise be a default that nobody chose.
 """
 
@@ -16,6 +17,7 @@ from msgspec import Meta, Struct
 from sdx_hub.domain.errors import BadInput
 
 ENVIRONMENT_PREFIX = "SDX_"
+FILE_SUFFIX = "_FILE"
 CLIENT_VARIABLES = frozenset({"CONFIG", "HUB", "IMAGE_ROOT", "PROFILE", "TOKEN", "TOKEN_FILE", "TRACEBACK"})
 """`SDX_*` variables of the `sdx` command itself; the hub leaves them alone."""
 
@@ -34,17 +36,31 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         data_dir: Folder of the database, the blobs, the uploads and the online keys.
         database_url: SQLAlchemy URL; empty means SQLite in `data_dir`. May hold a password, so it is never shown.
+        blob_url: Where payloads are: empty for a folder in `data_dir`, a path, or
+            `s3://BUCKET/PREFIX?endpoint=https://...&region=...`.
+        blob_key_id, blob_secret: Credentials of the object store.
+        keys_dir: Folder of the hub's own signing keys, which all replicas share; empty means `online` in `data_dir`.
+        tls_cert, tls_key: PEM files, where the hub itself and no proxy in front of it ends TLS.
         public_url: How devices and people reach the hub, where that differs from host and port; https in production.
         poll_interval_s, poll_jitter_s: What devices are told; the jitter is added by them.
         timestamp_life_s, snapshot_life_s, director_life_s: How long metadata that the hub signs is valid.
         token_life_s: A device's poll token that is older is replaced.
         resign_check_s: How often the hub looks whether something must be signed again, or a token replaced.
-        fleet_refresh_ms: How often a worker looks for changes that another worker made.
+        fleet_refresh_ms: How often a worker looks for changes that another worker made, when nothing told it of one.
+        stale_s: A worker that could not look for so long answers no device any more: what it knows may be revoked.
+        max_in_flight: Requests, polls apart, that a worker has under way before it sheds load with 503.
+        otlp_endpoint: Where traces go (OpenTelemetry over HTTP, the extra `otel`); empty means no traces.
         environment: `development` relaxes the checks below, and says so at every start.
     """
 
     data_dir: Path
     database_url: str = ""
+    blob_url: str = ""
+    blob_key_id: str = ""
+    blob_secret: str = ""
+    keys_dir: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8400
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
@@ -59,6 +75,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_life_s: Seconds = 90 * _DAY_S
     resign_check_s: Seconds = 60
     fleet_refresh_ms: Annotated[int, Meta(ge=20, le=5000)] = 400
+    stale_s: Annotated[int, Meta(ge=1, le=3600)] = 10
+    max_in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    otlp_endpoint: str = ""
     environment: Literal["production", "development"] = "production"
 
     @property
@@ -67,8 +86,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'hub.db'}"
 
     @property
-    def blobs_dir(self) -> Path:
-        return self.data_dir / "blobs"
+    def blobs(self) -> str:
+        """Where payloads are: a path or an `s3://` URL."""
+        return self.blob_url or str(self.data_dir / "blobs")
 
     @property
     def uploads_dir(self) -> Path:
@@ -76,16 +96,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def online_dir(self) -> Path:
-        return self.data_dir / "online"
+        return Path(self.keys_dir) if self.keys_dir else self.data_dir / "online"
+
+    @property
+    def tls(self) -> bool:
+        return bool(self.tls_cert)
 
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.public_url.rstrip("/") or f"http://{host}:{self.port}"
+        return self.public_url.rstrip("/") or f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
     def __repr__(self) -> str:
         shown = {field: getattr(self, field) for field in self.__struct_fields__}
         shown["database_url"] = _without_password(self.database_url)
+        shown["blob_secret"] = "***" if self.blob_secret else ""
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
@@ -103,7 +128,11 @@ def load_settings(data_dir: Path, environ: Mapping[str, str], **flags: Any) -> S
     values: dict[str, Any] = _from_file(data_dir / "hub.toml")
     for name, text in environ.items():
         key = name.removeprefix(ENVIRONMENT_PREFIX)
-        if name.startswith(ENVIRONMENT_PREFIX) and key not in CLIENT_VARIABLES:
+        if not name.startswith(ENVIRONMENT_PREFIX) or key in CLIENT_VARIABLES:
+            continue
+        if key.endswith(FILE_SUFFIX):
+            values[key.removesuffix(FILE_SUFFIX).lower()] = _content(name, Path(text))
+        else:
             values[key.lower()] = text
     values |= {name: value for name, value in flags.items() if value is not None}
     values["data_dir"] = data_dir.absolute()
@@ -126,6 +155,13 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise InvalidSettings(f"{path} is not valid TOML: {error}.") from error
 
 
+def _content(variable: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{variable} names {path}, which cannot be read: {error}.") from None
+
+
 def _refuse_unsafe(settings: Settings) -> None:
     try:
         public = urlsplit(settings.public_url)
@@ -133,6 +169,8 @@ def _refuse_unsafe(settings: Settings) -> None:
         raise InvalidSettings(f"public_url is no address: {error}.", "settings_invalid") from None
     if settings.public_url and (public.scheme not in {"http", "https"} or not public.hostname):
         raise InvalidSettings("public_url must look like https://hub.example.org.", "settings_invalid")
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise InvalidSettings("tls_cert and tls_key belong together: name both or neither.", "settings_invalid")
     if settings.environment == "development":
         return
     if public.scheme == "http" and public.hostname not in _LOOPBACK:
@@ -141,10 +179,10 @@ def _refuse_unsafe(settings: Settings) -> None:
             'environment = "development".',
             "settings_unsafe",
         )
-    if settings.host not in _LOOPBACK and not settings.public_url:
+    if settings.host not in _LOOPBACK and not settings.public_url and not settings.tls:
         raise InvalidSettings(
             f"host = {settings.host!r} offers plain http to the network, and polls carry a token. Put a TLS proxy "
-            'in front and name it in public_url, or set environment = "development".',
+            'in front and name it in public_url, set tls_cert and tls_key, or set environment = "development".',
             "settings_unsafe",
         )
     if settings.log_level == "debug":

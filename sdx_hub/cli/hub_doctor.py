@@ -170,12 +170,12 @@ class _Doctor:
             wanted[hashlib.sha256(encode_manifest(manifest)).hexdigest()] = name
             wanted |= dict.fromkeys((part.sha256 for part in manifest.components), name)
             wanted |= dict.fromkeys((document.sha256 for document in manifest.documents), name)
-        blobs = LocalBlobs(self._settings.blobs_dir)
+        blobs = LocalBlobs(Path(self._settings.blobs))
         missing, damaged = [], []
         for sha256, name in wanted.items():
             if any([await blobs.stat(sha256, encoding) is None for encoding in ENCODINGS]):
                 missing.append(f"{sha256[:12]}... of {name}")
-            elif await asyncio.to_thread(_digest, self._settings.blobs_dir / key_of(sha256, "identity")) != sha256:
+            elif await asyncio.to_thread(_digest, Path(self._settings.blobs) / key_of(sha256, "identity")) != sha256:
                 damaged.append(f"{sha256[:12]}... of {name}")
         if missing or damaged:
             lost = "; ".join([f"missing: {each}" for each in missing] + [f"damaged: {each}" for each in damaged])

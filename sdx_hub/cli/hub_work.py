@@ -88,7 +88,7 @@ async def initialise(settings: Settings, ceremony: Path, admin: str, life: timed
     clock = SystemClock()
     database = await Database.open(settings.database, clock)
     try:
-        made = await import_ceremony(database, clock, ceremony, settings.data_dir)
+        made = await import_ceremony(database, clock, ceremony, settings.online_dir)
         token = await PeopleService(database, clock).new_token(INSTALLER, admin, Role.ADMIN, life)
     finally:
         await database.close()
@@ -110,7 +110,7 @@ def backup(settings: Settings, file: Path, now: datetime) -> Summary:
     if make_url(settings.database).get_backend_name() != "sqlite" or settings.database_url:
         raise BadInput(
             "The database of this hub is a server's: back it up with its own tool (pg_dump), at the same time as the "
-            f"folders {settings.blobs_dir} and {settings.online_dir}.",
+            f"payloads in {settings.blobs} and the folder {settings.online_dir}.",
             "backup_database_external",
         )
     return write_backup(settings.data_dir, file, now)

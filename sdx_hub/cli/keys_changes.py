@@ -257,9 +257,10 @@ async def _make_online_key(data: Path, repository: str, role: str) -> PublicKey:
     from sdx_hub.services.repositories.hub_init import add_online_key
     from sdx_hub.settings import load_settings
 
-    database = await Database.open(load_settings(data, os.environ).database)
+    settings = load_settings(data, os.environ)
+    database = await Database.open(settings.database)
     try:
-        return await add_online_key(database, data, repository, role)
+        return await add_online_key(database, settings.online_dir, repository, role)
     finally:
         await database.close()
 

@@ -229,7 +229,7 @@ class Fleet:
 
     async def _new_online_key(self, repository: str, role: str) -> PublicKey:
         async with hub_work.opened(load_settings(self.hub.data, {})) as database:
-            return await add_online_key(database, self.hub.data, repository, role)
+            return await add_online_key(database, self.hub.data / "online", repository, role)
 
     def _root(self, repository: str) -> Metadata[Root]:
         answer = httpx.get(f"{self.url}/api/v1/trust/{repository}/root", timeout=30)

@@ -56,7 +56,7 @@ class TrustHub:
 async def start_trust_hub(database: Database, clock: Clock, folder: Path, *teams: str) -> TrustHub:
     """Hold a ceremony, initialise the hub, load its services."""
     people = hold_ceremony(folder / "ceremony", clock.now(), *teams)
-    await import_ceremony(database, clock, people.folder, folder / "data")
+    await import_ceremony(database, clock, people.folder, folder / "data" / "online")
     return await start_worker(database, clock, folder / "data", people)
 
 

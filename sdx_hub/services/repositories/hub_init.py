@@ -19,9 +19,6 @@ from sdx_hub.trust import handover, keys
 from sdx_hub.trust.keys import PublicKey
 from sdx_hub.trust.online import DIRECTOR, Lives, OnlineKeyInfo, OnlineSigners
 
-ONLINE_FOLDER = "online"
-"""Under the data folder."""
-
 
 class Initialised(Struct, frozen=True):
     """SHA-256 of the roots that devices are told to trust."""
@@ -31,7 +28,7 @@ class Initialised(Struct, frozen=True):
 
 
 async def import_ceremony(
-    database: Database, clock: Clock, ceremony: Path, data_dir: Path, lives: Lives | None = None
+    database: Database, clock: Clock, ceremony: Path, online: Path, lives: Lives | None = None
 ) -> Initialised:
     """Take over what a ceremony made, and sign the first snapshot and timestamp; all or nothing.
 
@@ -39,8 +36,7 @@ async def import_ceremony(
         database: With the tables.
         clock: Start of the expiries.
         ceremony: The folder that `sdx keys ceremony` made, with every signature that was missing.
-        data_dir: The hub's; the online keys are copied into its `online` folder. They should be deleted from
-            `ceremony` afterwards.
+        online: Folder of the hub's own keys; they are copied there, and should be deleted from `ceremony` afterwards.
         lives: The defaults where None; a running hub soon signs anew where its own are shorter.
 
     Raises:
@@ -49,7 +45,6 @@ async def import_ceremony(
         BadInput, TrustError, Unavailable: The folder is refused; see `handover.read_ceremony`.
     """
     taken = await asyncio.to_thread(handover.read_ceremony, ceremony, clock.now())
-    online = data_dir / ONLINE_FOLDER
     async with database.unit_of_work() as uow:
         await rows.begin_change(uow)
         if await _is_initialised(uow.session):
@@ -76,7 +71,7 @@ async def import_ceremony(
     return made
 
 
-async def add_online_key(database: Database, data_dir: Path, repository: str, role: str) -> PublicKey:
+async def add_online_key(database: Database, online: Path, repository: str, role: str) -> PublicKey:
     """Make a new online key, which signs nothing before a root names it.
 
     The public part goes into the next root (`rotation.next_root`); once people have signed and pushed that root, the
@@ -84,7 +79,7 @@ async def add_online_key(database: Database, data_dir: Path, repository: str, ro
 
     Args:
         database: Of the hub, which may be running meanwhile.
-        data_dir: The hub's.
+        online: Folder of the hub's own keys.
         repository: `image` or `director`.
         role: `snapshot`, `timestamp`, or the director's `targets`.
 
@@ -96,7 +91,7 @@ async def add_online_key(database: Database, data_dir: Path, repository: str, ro
         if not await _is_initialised(uow.session):
             raise ConflictError("This hub has no keys yet. First: sdx hub init.", "hub_not_initialised")
         await rows.begin_change(uow)
-        info = await asyncio.to_thread(handover.make_key, data_dir / ONLINE_FOLDER, repository, role)
+        info = await asyncio.to_thread(handover.make_key, online, repository, role)
         uow.session.add(_row(info))
         await uow.audit("hub", "online_key.create", f"{repository}/{role}", keyid=info.key.keyid)
         await uow.commit()

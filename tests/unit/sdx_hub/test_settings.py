@@ -22,7 +22,7 @@ def test_the_defaults_are_an_embedded_hub_on_loopback(tmp_path: Path) -> None:
     assert settings.host == "127.0.0.1"
     assert settings.environment == "production"
     assert settings.database == f"sqlite+aiosqlite:///{tmp_path}/hub.db"
-    assert {settings.blobs_dir, settings.uploads_dir, settings.online_dir} == {
+    assert {Path(settings.blobs), settings.uploads_dir, settings.online_dir} == {
         tmp_path / "blobs",
         tmp_path / "uploads",
         tmp_path / "online",
@@ -121,3 +121,26 @@ def test_the_databases_password_is_never_shown(tmp_path: Path, url: str) -> None
     assert settings.database == url
     assert "s3cret" not in repr(settings) + str(settings)
     assert "sdx:***@db" in repr(settings)
+
+
+def test_a_secret_comes_from_a_file_and_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cr3t-of-the-store\n")
+    (tmp_path / "url").write_text("postgresql+asyncpg://sdx:pa55w0rd@db/sdx\n")
+    environ = {"SDX_BLOB_SECRET_FILE": str(tmp_path / "secret"), "SDX_DATABASE_URL_FILE": str(tmp_path / "url")}
+    settings = load_settings(tmp_path, environ)
+    assert settings.blob_secret == "s3cr3t-of-the-store"
+    assert settings.database == "postgresql+asyncpg://sdx:pa55w0rd@db/sdx"
+    assert "s3cr3t" not in repr(settings)
+    assert "pa55w0rd" not in repr(settings)
+
+
+def test_a_secret_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    message = refused(tmp_path, "settings_invalid", {"SDX_BLOB_SECRET_FILE": str(tmp_path / "gone")})
+    assert "SDX_BLOB_SECRET_FILE" in message
+    assert str(tmp_path / "gone") in message
+
+
+def test_tls_of_its_own_needs_both_files_and_allows_an_open_address(tmp_path: Path) -> None:
+    assert "both" in refused(tmp_path, "settings_invalid", {"SDX_TLS_CERT": "/c.pem"})
+    settings = load_settings(tmp_path, {"SDX_TLS_CERT": "/c.pem", "SDX_TLS_KEY": "/k.pem"}, host="0.0.0.0")
+    assert settings.url == "https://0.0.0.0:8400"

@@ -239,7 +239,11 @@ async def next_root(hub: TrustHub, roles: tuple[str, ...], *, hold: bool = True)
     """The director's next root with a new online key for each of these roles; unsigned."""
     root = await hub.root("director")
     for role in roles:
-        fresh = await add_online_key(hub.database, hub.data, "director", role) if hold else Person.named("x").public
+        fresh = (
+            await add_online_key(hub.database, hub.data / "online", "director", role)
+            if hold
+            else Person.named("x").public
+        )
         for keyid in list(root.roles[role].keyids):
             root.revoke_key(keyid, role)
         root.add_key(fresh.key, role)

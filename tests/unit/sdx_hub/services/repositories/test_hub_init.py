@@ -34,7 +34,7 @@ async def stored(database: Database) -> dict[str, bytes]:
 async def test_everything_is_taken_over_byte_for_byte(
     tmp_path: Path, database: Database, clock: MovableClock, people: People
 ) -> None:
-    made = await import_ceremony(database, clock, people.folder, tmp_path / "data")
+    made = await import_ceremony(database, clock, people.folder, tmp_path / "data" / "online")
     files = await stored(database)
     for name in ("image/1.root", "image/1.targets", "image/1.team-nav", "image/1.fleet-config", "director/1.root"):
         assert files[name] == (people.folder / f"{name}.json").read_bytes()
@@ -57,7 +57,7 @@ async def test_everything_is_taken_over_byte_for_byte(
 async def test_online_keys_are_the_hubs_alone(
     tmp_path: Path, database: Database, clock: MovableClock, people: People
 ) -> None:
-    await import_ceremony(database, clock, people.folder, tmp_path / "data")
+    await import_ceremony(database, clock, people.folder, tmp_path / "data" / "online")
     folder = tmp_path / "data" / "online"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     copied = {path.name: path for path in folder.iterdir()}
@@ -76,11 +76,11 @@ async def test_online_keys_are_the_hubs_alone(
 async def test_a_second_time_is_refused(
     tmp_path: Path, database: Database, clock: MovableClock, people: People
 ) -> None:
-    await import_ceremony(database, clock, people.folder, tmp_path / "data")
+    await import_ceremony(database, clock, people.folder, tmp_path / "data" / "online")
     before = await stored(database)
     other = hold_ceremony(tmp_path / "other", clock.now(), "nav")
     with pytest.raises(ConflictError) as refused:
-        await import_ceremony(database, clock, other.folder, tmp_path / "data")
+        await import_ceremony(database, clock, other.folder, tmp_path / "data" / "online")
     assert refused.value.code == "hub_initialised"
     assert await stored(database) == before
 
@@ -94,10 +94,10 @@ async def test_an_interrupted_first_time_can_be_repeated(
     (online / "image-snapshot.key").write_bytes((people.folder / "online" / "image-snapshot.key").read_bytes())
     other = hold_ceremony(tmp_path / "other", clock.now(), "nav")
     with pytest.raises(ConflictError) as refused:
-        await import_ceremony(database, clock, other.folder, tmp_path / "data")
+        await import_ceremony(database, clock, other.folder, tmp_path / "data" / "online")
     assert refused.value.code == "key_exists"
     assert not await stored(database)
-    await import_ceremony(database, clock, people.folder, tmp_path / "data")
+    await import_ceremony(database, clock, people.folder, tmp_path / "data" / "online")
 
 
 def drop_signature(people: People, name: str) -> None:
@@ -154,7 +154,7 @@ async def test_a_ceremony_that_does_not_hold_is_refused(
 ) -> None:
     spoil(people)
     with pytest.raises(error) as refused:
-        await import_ceremony(database, clock, people.folder, tmp_path / "data")
+        await import_ceremony(database, clock, people.folder, tmp_path / "data" / "online")
     assert refused.value.code == code
     assert not await stored(database)
     assert not (tmp_path / "data").exists()
@@ -166,12 +166,12 @@ async def test_a_new_online_key_waits_for_a_root(
     tmp_path: Path, database: Database, clock: MovableClock, people: People
 ) -> None:
     with pytest.raises(ConflictError) as refused:
-        await add_online_key(database, tmp_path / "data", "image", "snapshot")
+        await add_online_key(database, tmp_path / "data" / "online", "image", "snapshot")
     assert refused.value.code == "hub_not_initialised"
-    await import_ceremony(database, clock, people.folder, tmp_path / "data")
-    public = await add_online_key(database, tmp_path / "data", "image", "snapshot")
+    await import_ceremony(database, clock, people.folder, tmp_path / "data" / "online")
+    public = await add_online_key(database, tmp_path / "data" / "online", "image", "snapshot")
     assert public.owner == "hub"
     assert len(list((tmp_path / "data/online").glob("*.key"))) == 6
     with pytest.raises(BadInput) as unknown:
-        await add_online_key(database, tmp_path / "data", "image", "root")
+        await add_online_key(database, tmp_path / "data" / "online", "image", "root")
     assert unknown.value.code == "role_unknown"

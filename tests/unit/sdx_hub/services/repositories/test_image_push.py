@@ -123,7 +123,7 @@ async def test_online_keys_are_replaced_by_a_root(tmp_path: Path, hub: TrustHub)
     await publish(hub, PATH)
     change = {}
     for role in ("snapshot", "timestamp"):
-        fresh = await add_online_key(hub.database, hub.data, "image", role)
+        fresh = await add_online_key(hub.database, hub.data / "online", "image", role)
         change[role] = KeyChange(add=(fresh,), drop=tuple((await hub.root()).roles[role].keyids))
     metadata = await root_with(hub, "snapshot", change["snapshot"])
     metadata = rotation.next_root(metadata.signed, "timestamp", change["timestamp"], hub.clock.now())
@@ -169,7 +169,7 @@ async def test_a_client_recovers_from_a_fast_forward(tmp_path: Path, database: D
     hub.image.file = honest  # type: ignore[method-assign]
     with pytest.raises(BadVersionNumberError):
         await refresh_client(hub, folder, first)
-    fresh = await add_online_key(hub.database, hub.data, "image", "timestamp")
+    fresh = await add_online_key(hub.database, hub.data / "online", "image", "timestamp")
     change = KeyChange(add=(fresh,), drop=tuple((await hub.root()).roles["timestamp"].keyids))
     await hub.image.push(APPROVER, [hub.people.sign(await root_with(hub, "timestamp", change), "root")])
     updater, _ = await refresh_client(hub, folder, first)
