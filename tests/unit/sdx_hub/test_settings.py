@@ -142,5 +142,5 @@ def test_a_secret_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_tls_of_its_own_needs_both_files_and_allows_an_open_address(tmp_path: Path) -> None:
     assert "both" in refused(tmp_path, "settings_invalid", {"SDX_TLS_CERT": "/c.pem"})
-    settings = load_settings(tmp_path, {"SDX_TLS_CERT": "/c.pem", "SDX_TLS_KEY": "/k.pem"}, host="0.0.0.0")
-    assert settings.url == "https://0.0.0.0:8400"
+    settings = load_settings(tmp_path, {"SDX_TLS_CERT": "/c.pem", "SDX_TLS_KEY": "/k.pem"}, host="192.0.2.1")
+    assert settings.url == "https://192.0.2.1:8400"
