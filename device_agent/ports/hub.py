@@ -11,13 +11,18 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from device_agent import AGENT_VERSION
 from device_agent.core.backoff import parse_retry_after
 from device_agent.core.errors import TransportError
 from device_agent.ports.clock import Clock
+
+if TYPE_CHECKING:  # A craft on a plain link within its own station pays no memory for TLS.
+    import ssl
+
+    from device_agent.ports.tls import ResumingTls
 
 READ_BYTES = 64 * 1024
 _MAX_ERROR_BYTES = 16 * 1024
@@ -102,6 +107,7 @@ class Hub:
         self._base = parts.path.rstrip("/")
         self._token, self._clock, self._silence_s, self._charge = token, clock, silence_s, charge
         self._connection: http.client.HTTPConnection | None = None
+        self._tls: ResumingTls | None = None
         self._limit = _Limit(clock, silence_s)
 
     def exchange(
@@ -185,18 +191,22 @@ class Hub:
         if self._connection is None or self._connection.sock is None:
             self._connection = self._connect()
         self._connection.request(method, self._base + path, body=body, headers=headers)
-        return self._connection.getresponse()
+        response = self._connection.getresponse()
+        if self._tls is not None and isinstance(self._connection.sock, _TimedSocket):
+            self._connection.sock.remember(self._tls)
+        return response
 
     def _connect(self) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection
         timeout_s = self._limit.left_s()
-        if self._secure:
-            import ssl
+        if self._secure and self._tls is None:
+            from device_agent.ports.tls import ResumingTls
 
-            context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(self._host, timeout=timeout_s, context=context)
-        else:
-            connection = http.client.HTTPConnection(self._host, timeout=timeout_s)
+            self._tls = ResumingTls()
+        connection: http.client.HTTPConnection = (
+            self._tls.connection(self._host, timeout_s)
+            if self._tls
+            else http.client.HTTPConnection(self._host, timeout=timeout_s)
+        )
         connection.connect()
         connection.sock = _TimedSocket(connection.sock, self._limit)
         return connection
@@ -306,6 +316,9 @@ class _TimedSocket:
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(self._limit.left_s())
         self._sock.sendall(data)
+
+    def remember(self, tls: "ResumingTls") -> None:
+        tls.remember(cast("ssl.SSLSocket", self._sock))
 
     def close(self) -> None:
         self._sock.close()
