@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sdx_hub.adapters.blobs import LocalBlobs
-from sdx_hub.adapters.clock import Clock, SystemClock
+from sdx_hub.adapters.clock import CorrectedClock
 from sdx_hub.adapters.upload_files import UploadFiles
 from sdx_hub.api.application import application
 from sdx_hub.api.edge import Edge
@@ -34,6 +34,7 @@ from sdx_hub.services.repositories.image_repository import ImageRepository
 from sdx_hub.services.repositories.roots import TrustRoots
 from sdx_hub.services.repositories.trust_alarms import expiries
 from sdx_hub.services.repositories.trust_overview import TrustOverview
+from sdx_hub.services.shared_time import LOOK_S, SharedTime
 from sdx_hub.settings import Settings
 from sdx_hub.trust.online import Lives, OnlineSigners
 
@@ -41,7 +42,7 @@ _SWEEP_S = 3600.0
 _COUNT_S = 1.0
 
 
-def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None, clock: Clock | None = None) -> PollPath:
+def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> PollPath:
     """Make the hub as one ASGI application; it starts and stops with the server's lifespan events.
 
     The database must be at this program's version, and a ceremony must have been imported: see `sdx hub init`.
@@ -49,12 +50,11 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None, 
     Args:
         settings: Of the hub.
         on_ready: Called inside the running event loop once requests can be answered.
-        clock: The system's where None.
     """
 
     @asynccontextmanager
     async def running() -> AsyncIterator[Hub]:
-        async with _running(settings, clock or SystemClock(), outermost) as hub:
+        async with _running(settings, outermost) as hub:
             on_ready()
             yield hub
 
@@ -63,10 +63,13 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None, 
 
 
 @asynccontextmanager
-async def _running(settings: Settings, clock: Clock, poll: PollPath) -> AsyncIterator[Hub]:
+async def _running(settings: Settings, poll: PollPath) -> AsyncIterator[Hub]:
+    clock = CorrectedClock()
     async with AsyncExitStack() as at_end:
         database = await Database.open(settings.database, clock)
         at_end.push_async_callback(database.close)
+        shared_time = SharedTime(database, clock)
+        await shared_time.look()
         lives = _lives(settings)
         signers = OnlineSigners(settings.online_dir)
         image = ImageRepository(database, clock, signers, lives)
@@ -101,13 +104,13 @@ async def _running(settings: Settings, clock: Clock, poll: PollPath) -> AsyncIte
         )
         fleet.start()
         at_end.push_async_callback(fleet.stop)
-        loops = _start_loops(hub, settings)
+        loops = _start_loops(hub, settings, shared_time)
         at_end.push_async_callback(loops.stop)
         poll.serve(fleet)
         yield hub
 
 
-def _start_loops(hub: Hub, settings: Settings) -> Loops:
+def _start_loops(hub: Hub, settings: Settings, shared_time: SharedTime) -> Loops:
     loops = Loops()
 
     async def look_after_metadata() -> None:
@@ -127,6 +130,7 @@ def _start_loops(hub: Hub, settings: Settings) -> Loops:
     loops.every(settings.resign_check_s, replace_old_tokens, "tokens")
     loops.every(_COUNT_S, count, "count-polls")
     loops.every(_SWEEP_S, hub.uploads.sweep, "sweep-uploads")
+    loops.every(LOOK_S, shared_time.look, "shared-time")
     return loops
 
 
