@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
@@ -41,9 +41,10 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then let requests end, write what is in memory, and return.
 
     Raises:
-        UsageFault: The address cannot be used (code `address_unusable`).
+        UsageFault: The address cannot be used (code `address_unusable`), or the certificate (`certificate_unusable`).
         SystemExit: A worker died.
     """
+    _check_certificate(settings)
     _raise_file_limit()
     gc.disable()  # Until everything is imported: it saves a tenth of the start.
     held = _hold_port(settings.host, settings.port)
@@ -51,7 +52,7 @@ def serve(settings: Settings) -> None:
         port = held.getsockname()[1]
         counters = _share_metrics() if settings.workers > 1 else None
         ready = multiprocessing.Value("i", 0)
-        address = _address(settings.host, port)
+        address = _address(settings.host, port, settings.tls)
         parent = os.getpid()
 
         def load() -> Any:
@@ -77,6 +78,9 @@ def serve(settings: Settings) -> None:
             http=HTTPModes.http1,
             http1_settings=HTTP1Settings(header_read_timeout=_idle_s(settings) * 1000, max_buffer_size=_HEAD_BYTES),
             websockets=False,
+            ssl_cert=Path(settings.tls_cert) if settings.tls else None,
+            ssl_key=Path(settings.tls_key) if settings.tls else None,
+            ssl_protocol_min=SSLProtocols.tls12,
             log_level=LogLevels.warning,
             log_dictconfig={"loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": True}}},
         )
@@ -85,6 +89,22 @@ def serve(settings: Settings) -> None:
         finally:
             if counters is not None:
                 shutil.rmtree(counters, ignore_errors=True)
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Find out now whether the two files are there and belong together: a worker would only die."""
+    if not settings.tls:
+        return
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except (OSError, ValueError) as error:
+        raise UsageFault(
+            f"The certificate {settings.tls_cert} and its key {settings.tls_key} cannot be used: {error}. Both are "
+            "PEM files that this user can read, the key without a passphrase.",
+            "certificate_unusable",
+        ) from error
 
 
 def _hold_port(host: str, port: int) -> socket.socket:
@@ -121,8 +141,8 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _address(host: str, port: int, tls: bool = False) -> str:
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _share_metrics() -> Path:
