@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.s3 import s3, s3_server  # noqa: F401 - fixtures; imported here alone, so that a server is shared
+
 _NAME = "said"
 
 
