@@ -9,7 +9,8 @@ from msgspec import Meta, Struct
 
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.idempotency import OPTION
+from sdx_hub.api.idempotency import OPTION, Idempotent
+from sdx_hub.api.problems import refuses
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.services.devices.assigning import MAX_DEVICES_PER_REQUEST, Assigned
 
@@ -22,7 +23,14 @@ class AssignmentOrder(Struct, forbid_unknown_fields=True):
     tag: Annotated[str, Meta(max_length=64)] | None = None
 
 
-@post("/assignments", status_code=200, summary="Assign a release", opt=OPTION)
+@post(
+    "/assignments",
+    status_code=200,
+    summary="Assign a release",
+    opt=OPTION,
+    operation_class=Idempotent,
+    responses=refuses(404, 409),
+)
 async def assign(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], data: RequestBody[AssignmentOrder]
 ) -> Assigned:

@@ -7,12 +7,12 @@ from litestar.di import NamedDependency
 
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.pages import Cursor, Items, Limit, page
+from sdx_hub.api.pages import LINK, Cursor, Items, Limit, page
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.services.audit_log import AuditLine
 
 
-@get("/audit", summary="The audit log, newest first")
+@get("/audit", summary="The audit log, newest first", response_headers=[LINK])
 async def list_entries(
     request: Request[Any, Any, Any],
     hub: NamedDependency[Hub],

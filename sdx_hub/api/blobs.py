@@ -1,11 +1,15 @@
 """`/blobs/{sha256}`: immutable payloads for devices and people, resumable, compressed on the way where both can."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 from litestar import Request, Router, route
 from litestar.di import NamedDependency
 from litestar.enums import HttpMethod
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Operation, Parameter, Reference, Schema
+from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -17,6 +21,24 @@ from sdx_hub.api.ranges import accepts, etag_of, select
 from sdx_hub.domain.errors import NotFound
 
 READ = [HttpMethod.GET, HttpMethod.HEAD]
+_BYTES = "application/octet-stream"
+PAYLOAD = {
+    200: ResponseSpec(bytes, generate_examples=False, media_type=_BYTES),
+    206: ResponseSpec(bytes, generate_examples=False, media_type=_BYTES),
+    304: ResponseSpec(None),
+    **problems.refuses(404, 416),
+}
+"""For the `responses` of a handler that answers with `serve`."""
+
+
+@dataclass
+class Download(Operation):
+    """Describes the headers that `serve` looks at."""
+
+    def __post_init__(self) -> None:
+        for name in ("accept-encoding", "range", "if-range", "if-none-match"):
+            header: Parameter | Reference = Parameter(name, "header", Schema(type=OpenAPIType.STRING))
+            self.parameters = [*(self.parameters or []), header]
 
 
 class Answer:
@@ -83,7 +105,7 @@ async def serve(request: Request[Any, Any, Any], blobs: BlobStore, sha256: str, 
         headers["content-encoding"] = encoding
     if chosen.status == 206:
         headers["content-range"] = f"bytes {chosen.start}-{chosen.start + chosen.length - 1}/{size}"
-    headers |= _content("application/octet-stream", chosen.length)
+    headers |= _content(_BYTES, chosen.length)
     body = blobs.read(sha256, encoding, chosen.start, chosen.length) if reading else b""
     return Answer(chosen.status, headers, body)
 
@@ -114,7 +136,14 @@ def _content(media_type: str, length: int) -> dict[str, str]:
     return {"content-type": media_type, "content-length": str(length)}
 
 
-@route("/{sha256:str}", http_method=READ, summary="Download a payload, whole or in part")
+@route(
+    "/{sha256:str}",
+    http_method=READ,
+    summary="Download a payload, whole or in part",
+    operation_class=Download,
+    responses=PAYLOAD,
+    security=[{"device": []}, {"person": []}],
+)
 async def download(request: Request[Any, Any, Any], hub: NamedDependency[Hub], sha256: FromPath[str]) -> ASGIApp:
     return await serve(request, hub.blobs, check_digest(sha256), "private")
 

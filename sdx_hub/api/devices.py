@@ -9,7 +9,8 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, RequestBody
 from sdx_hub.api import preconditions
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.pages import Cursor, Items, Limit, State, page
+from sdx_hub.api.pages import LINK, Cursor, Items, Limit, State, page
+from sdx_hub.api.problems import refuses
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.services.devices.device_views import DeviceView
 from sdx_hub.services.devices.devices import DeviceFilter, SignedInventory, TimelineEvent
@@ -27,7 +28,7 @@ def provide_filter(
     return DeviceFilter(in_state, tag, product, version)
 
 
-@get("/", summary="List devices, in the order in which they enrolled")
+@get("/", summary="List devices, in the order in which they enrolled", response_headers=[LINK])
 async def list_devices(
     request: Request[Any, Any, Any],
     hub: NamedDependency[Hub],
@@ -40,12 +41,17 @@ async def list_devices(
     return page(request, found.items, found.following)
 
 
-@get("/{device:str}", summary="One device, by id or serial")
+@get("/{device:str}", summary="One device, by id or serial", responses=refuses(404))
 async def show(hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str]) -> DeviceView:
     return await hub.devices.show(principal, device)
 
 
-@get("/{device:str}/timeline", summary="What happened to a device, newest first")
+@get(
+    "/{device:str}/timeline",
+    summary="What happened to a device, newest first",
+    response_headers=[LINK],
+    responses=refuses(404),
+)
 async def timeline(
     request: Request[Any, Any, Any],
     hub: NamedDependency[Hub],
@@ -58,45 +64,74 @@ async def timeline(
     return page(request, found.items, found.following)
 
 
-@get("/{device:str}/inventory", summary="What runs on a device, as it signed it")
+@get("/{device:str}/inventory", summary="What runs on a device, as it signed it", responses=refuses(404))
 async def inventory(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str]
 ) -> SignedInventory:
     return await hub.devices.inventory(principal, device)
 
 
-@post("/{device:str}/rotate-token", status_code=200, summary="Ask a device for a new poll token", guards=OPERATE)
+@post(
+    "/{device:str}/rotate-token",
+    status_code=200,
+    summary="Ask a device for a new poll token",
+    guards=OPERATE,
+    responses=refuses(404, 409),
+)
 async def rotate_token(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str]
 ) -> DeviceView:
     return await hub.devices.show(principal, await hub.rotation.ask(principal, device))
 
 
-@post("/{device:str}/accept", status_code=200, summary="Accept a pending device", guards=OPERATE)
+@post(
+    "/{device:str}/accept",
+    status_code=200,
+    summary="Accept a pending device",
+    guards=OPERATE,
+    responses=refuses(404, 409),
+)
 async def accept(hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str]) -> DeviceView:
     return await hub.devices.show(principal, await hub.enrolment.accept(principal, device))
 
 
-@post("/{device:str}/revoke", status_code=200, summary="Revoke a device for good", guards=OPERATE)
+@post(
+    "/{device:str}/revoke",
+    status_code=200,
+    summary="Revoke a device for good",
+    guards=OPERATE,
+    responses=refuses(404),
+)
 async def revoke(hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str]) -> DeviceView:
     return await hub.devices.show(principal, await hub.enrolment.revoke(principal, device))
 
 
-@put("/{device:str}/tags/{tag:str}", summary="Tag a device", guards=OPERATE)
+@put("/{device:str}/tags/{tag:str}", summary="Tag a device", guards=OPERATE, responses=refuses(404, 409))
 async def tag_device(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str], tag: FromPath[str]
 ) -> DeviceView:
     return await hub.devices.tag(principal, device, tag)
 
 
-@delete("/{device:str}/tags/{tag:str}", status_code=200, summary="Take a tag away", guards=OPERATE)
+@delete(
+    "/{device:str}/tags/{tag:str}",
+    status_code=200,
+    summary="Take a tag away",
+    guards=OPERATE,
+    responses=refuses(404),
+)
 async def untag_device(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str], tag: FromPath[str]
 ) -> DeviceView:
     return await hub.devices.untag(principal, device, tag)
 
 
-@get("/{device:str}/attributes", summary="A device's attributes")
+@get(
+    "/{device:str}/attributes",
+    summary="A device's attributes",
+    response_headers=[preconditions.ETAG],
+    responses=refuses(404),
+)
 async def attributes(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], device: FromPath[str]
 ) -> Response[dict[str, str]]:
@@ -104,7 +139,13 @@ async def attributes(
     return Response(shown, headers={"etag": preconditions.etag(shown), "cache-control": "no-cache"})
 
 
-@put("/{device:str}/attributes", summary="Replace a device's attributes", guards=OPERATE)
+@put(
+    "/{device:str}/attributes",
+    summary="Replace a device's attributes",
+    guards=OPERATE,
+    response_headers=[preconditions.ETAG],
+    responses=refuses(404, 409, 412),
+)
 async def set_attributes(
     hub: NamedDependency[Hub],
     principal: NamedDependency[Principal],

@@ -12,7 +12,8 @@ from firmware_schemas.device_api import Ed25519Hex, EnrolResponse, Envelope, Ser
 from firmware_schemas.limits import MAX_ENROL_BODY_BYTES
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.idempotency import OPTION
+from sdx_hub.api.idempotency import OPTION, Idempotent
+from sdx_hub.api.problems import refuses
 from sdx_hub.domain.access import Permission, Principal
 
 
@@ -38,12 +39,25 @@ class DeviceKey(Struct, forbid_unknown_fields=True):
     serial: Serial | None = None
 
 
-@post("/device/v1/enrol", status_code=200, summary="Enrol", request_max_body_size=MAX_ENROL_BODY_BYTES)
+@post(
+    "/device/v1/enrol",
+    status_code=200,
+    summary="Enrol",
+    tags=["device protocol"],
+    request_max_body_size=MAX_ENROL_BODY_BYTES,
+    responses=refuses(403, 409, 422),
+)
 async def enrol(hub: NamedDependency[Hub], data: RequestBody[Envelope]) -> EnrolResponse:
     return await hub.enrolment.enrol(data)
 
 
-@post("/enrol-tokens", summary="Make a single-use enrolment string", opt=OPTION)
+@post(
+    "/enrol-tokens",
+    summary="Make a single-use enrolment string",
+    opt=OPTION,
+    operation_class=Idempotent,
+    responses=refuses(409),
+)
 async def new_enrol_token(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], data: RequestBody[EnrolTokenOrder]
 ) -> EnrolTokenMade:
@@ -51,7 +65,13 @@ async def new_enrol_token(
     return EnrolTokenMade(made.id, made.enrol_string, made.expires_at)
 
 
-@post("/device-keys", summary="Accept a device key beforehand", opt=OPTION)
+@post(
+    "/device-keys",
+    summary="Accept a device key beforehand",
+    opt=OPTION,
+    operation_class=Idempotent,
+    responses=refuses(409),
+)
 async def preauthorise(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], data: RequestBody[DeviceKey]
 ) -> DeviceKey:

@@ -1,11 +1,14 @@
 """The `Idempotency-Key` header, for the routes that create something (`opt={"idempotent": True}`)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from litestar import Request
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
+from litestar.openapi.spec import Operation, Parameter, Reference, Schema
+from litestar.openapi.spec.enums import OpenAPIType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from msgspec import Struct
 
@@ -13,10 +16,22 @@ from firmware_schemas.limits import MAX_API_BODY_BYTES
 from sdx_hub.api.auth import bearer
 from sdx_hub.api.hub import Hub
 from sdx_hub.domain.errors import TooLarge
+from sdx_hub.services.idempotency import MAX_KEY_CHARS
 
 HEADER = "idempotency-key"
 REPLAYED = (b"idempotency-replayed", b"true")
 OPTION = {"idempotent": True}
+
+
+@dataclass
+class Idempotent(Operation):
+    """Describes the header of such a route."""
+
+    def __post_init__(self) -> None:
+        text = Schema(type=OpenAPIType.STRING, min_length=1, max_length=MAX_KEY_CHARS)
+        about = "A repeated request with the same key gets the first one's answer, and takes effect once."
+        key: Parameter | Reference = Parameter(HEADER, "header", text, about)
+        self.parameters = [*(self.parameters or []), key]
 
 
 class _Answer(Struct):

@@ -70,7 +70,7 @@ class Metrics:
         for repository, count in late.items():
             ALARMS.labels(repository).set(count)
 
-    def render(self, devices: Mapping[str, int]) -> tuple[bytes, str]:
+    def render(self, devices: Mapping[str, int]) -> tuple[str, str]:
         """The text of `/metrics` and its media type."""
         self.count_polls()
         self.note_expiries()
@@ -80,4 +80,4 @@ class Metrics:
         if MULTIPROCESS_FOLDER in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate(registry), CONTENT_TYPE_LATEST
+        return generate(registry).decode(), CONTENT_TYPE_LATEST

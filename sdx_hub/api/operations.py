@@ -1,8 +1,6 @@
 """`/livez`, `/readyz`, `/metrics`: for those who run the hub, and for what watches it."""
 
-from typing import Any
-
-from litestar import Response, Router, get
+from litestar import MediaType, Response, Router, get
 from litestar.di import NamedDependency
 
 from sdx_hub.api.hub import Hub
@@ -10,7 +8,7 @@ from sdx_hub.api.problems import text
 from sdx_hub.services.health import Ready
 
 
-@get("/livez", summary="The process answers")
+@get("/livez", summary="The process answers", media_type=MediaType.TEXT)
 async def livez() -> Response[str]:
     return text("ok")
 
@@ -20,8 +18,8 @@ async def readyz(hub: NamedDependency[Hub]) -> Response[Ready]:
     return Response(await hub.health.ready(), headers={"cache-control": "no-store"})
 
 
-@get("/metrics", summary="Figures in Prometheus' format", include_in_schema=False)
-async def metrics(hub: NamedDependency[Hub]) -> Response[Any]:
+@get("/metrics", summary="Figures in Prometheus' format", media_type=MediaType.TEXT)
+async def metrics(hub: NamedDependency[Hub]) -> Response[str]:
     body, media_type = hub.metrics.render(hub.fleet.count())
     return Response(body, media_type=media_type)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 from litestar import Request, Response
+from litestar.datastructures import ResponseHeader
 from litestar.params import QueryParameter
 from msgspec import Struct
 
@@ -15,6 +16,12 @@ Cursor = Annotated[str | None, QueryParameter(max_length=512, description="From 
 State = Annotated[str | None, QueryParameter(name="state", max_length=32)]
 """A parameter cannot be named `state` in Python: Litestar keeps that name for its own."""
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="Items on a page, at the most.")]
+
+
+LINK = ResponseHeader(
+    "link", description='The next page, while there is one: `<...>; rel="next"`.', documentation_only=True
+)
+"""For a list's `response_headers`."""
 
 
 class Items(Struct, Generic[T]):

@@ -10,8 +10,9 @@ from msgspec import Meta, Struct
 
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.idempotency import OPTION
+from sdx_hub.api.idempotency import OPTION, Idempotent
 from sdx_hub.api.pages import Items
+from sdx_hub.api.problems import refuses
 from sdx_hub.domain.access import PERMISSIONS, Permission, Principal, Role
 from sdx_hub.services.people import TokenInfo
 
@@ -50,7 +51,14 @@ async def list_tokens(hub: NamedDependency[Hub], principal: NamedDependency[Prin
     return Items(await hub.people.list_tokens(principal))
 
 
-@post("/tokens", summary="Make a token", guards=[may(Permission.ADMINISTER)], opt=OPTION)
+@post(
+    "/tokens",
+    summary="Make a token",
+    guards=[may(Permission.ADMINISTER)],
+    opt=OPTION,
+    operation_class=Idempotent,
+    responses=refuses(409),
+)
 async def new_token(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], data: RequestBody[TokenOrder]
 ) -> TokenMade:
@@ -58,7 +66,7 @@ async def new_token(
     return TokenMade(made.id, made.token, made.expires_at)
 
 
-@post("/tokens/{token_id:str}/revoke", status_code=204, summary="Revoke a token at once")
+@post("/tokens/{token_id:str}/revoke", status_code=204, summary="Revoke a token at once", responses=refuses(404))
 async def revoke_token(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], token_id: FromPath[str]
 ) -> None:

@@ -3,8 +3,13 @@
 import hashlib
 from typing import Any
 
+from litestar.datastructures import ResponseHeader
+
 from firmware_schemas import canonical
 from sdx_hub.domain.errors import ConflictError
+
+ETAG = ResponseHeader("etag", description="Of what is there now, for `If-Match`.", documentation_only=True)
+"""For a handler's `response_headers`."""
 
 
 class PreconditionFailed(ConflictError):

@@ -7,7 +7,9 @@ import msgspec
 import structlog
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
+from msgspec import Struct
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from firmware_schemas.errors import SchemaError
@@ -27,6 +29,21 @@ _CODES = {
 }
 _RESERVED = frozenset({"type", "title", "status", "detail", "code", "instance"})
 _log = structlog.get_logger(__name__)
+
+
+class Problem(Struct):
+    """What went wrong (RFC 9457). Some problems have more members, which their code announces."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+def refuses(*statuses: int) -> dict[int, ResponseSpec]:
+    """For a handler's `responses`: what its service refuses with. `description` adds what the layers around it do."""
+    return {status: ResponseSpec(Problem, generate_examples=False, media_type=MEDIA_TYPE) for status in statuses}
 
 
 def document(status: int, code: str, detail: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from msgspec import Meta, Struct
 from firmware_schemas.limits import MAX_MANIFEST_BYTES, MAX_TARGETS_BYTES, MAX_TEXT_CHARS
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.pages import Cursor, Items, Limit, State, page
-from sdx_hub.api.trust import unbase64
+from sdx_hub.api.pages import LINK, Cursor, Items, Limit, State, page
+from sdx_hub.api.problems import refuses
+from sdx_hub.api.trust import SIGNED_METADATA, unbase64
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.services.releases.release_views import ReleaseDetail, ReleaseView
 
@@ -32,7 +33,7 @@ class Yank(Struct, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARS)]
 
 
-@get("/", summary="List releases, newest first")
+@get("/", summary="List releases, newest first", response_headers=[LINK])
 async def list_releases(
     request: Request[Any, Any, Any],
     hub: NamedDependency[Hub],
@@ -46,7 +47,7 @@ async def list_releases(
     return page(request, found.items, found.following)
 
 
-@get("/{release:str}", summary="One release, with its manifest")
+@get("/{release:str}", summary="One release, with its manifest", responses=refuses(404))
 async def show(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], release: FromPath[str]
 ) -> ReleaseDetail:
@@ -58,6 +59,7 @@ async def show(
     summary="Propose a release, or add signatures to it",
     guards=[may(Permission.PUBLISH)],
     request_max_body_size=MAX_BODY_BYTES,
+    responses=refuses(404, 409, 422),
 )
 async def propose(
     hub: NamedDependency[Hub],
@@ -69,7 +71,11 @@ async def propose(
     return await hub.releases.put(principal, release, manifest, data.role, metadata)
 
 
-@get("/{release:str}/proposal", summary="The metadata that waits for signatures")
+@get(
+    "/{release:str}/proposal",
+    summary="The metadata that waits for signatures",
+    responses=SIGNED_METADATA | refuses(404),
+)
 async def proposal(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], release: FromPath[str]
 ) -> Response[bytes]:
@@ -77,7 +83,13 @@ async def proposal(
     return Response(raw, media_type="application/json", headers={"cache-control": "no-store"})
 
 
-@post("/{release:str}/yank", status_code=200, summary="Take a release back", guards=[may(Permission.APPROVE)])
+@post(
+    "/{release:str}/yank",
+    status_code=200,
+    summary="Take a release back",
+    guards=[may(Permission.APPROVE)],
+    responses=refuses(404, 409),
+)
 async def yank(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], release: FromPath[str], data: RequestBody[Yank]
 ) -> ReleaseView:

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import litestar_offline_docs
 from litestar import Response, Router
-from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.static_files import create_static_files_router
 
+from sdx_hub.api.description import Described
+
 PATH = "/schema"
 ASSETS = "/schema-assets"
+_ABOUT = (
+    "Signed software for fleets of unmanned craft. Every error is a problem (RFC 9457) with a `code`; every answer but "
+    "a poll's carries `sdx-request-id`, by which the hub's log names it."
+)
 _POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -27,7 +32,7 @@ async def _restrict(response: Response[object]) -> Response[object]:
     return response
 
 
-def openapi(version: str) -> OpenAPIConfig:
+def openapi(version: str) -> Described:
     ui = SwaggerRenderPlugin(
         js_url=f"{ASSETS}/swagger-ui-bundle.js",
         css_url=f"{ASSETS}/swagger-ui.css",
@@ -35,10 +40,10 @@ def openapi(version: str) -> OpenAPIConfig:
         favicon='<link rel="icon" href="data:,">',
         path="/",
     )
-    return OpenAPIConfig(
+    return Described(
         title="sdx hub",
         version=version,
-        description="Signed software for fleets of unmanned craft. Every error is a problem (RFC 9457) with a `code`.",
+        description=_ABOUT,
         openapi_router=Router(PATH, route_handlers=[], after_request=_restrict, include_in_schema=False),
         render_plugins=[ui],
         components=Components(

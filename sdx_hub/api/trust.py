@@ -2,10 +2,11 @@
 
 import base64
 import binascii
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, RequestBody
 from msgspec import Meta, Struct
 
@@ -13,6 +14,7 @@ from firmware_schemas.limits import MAX_TARGETS_BYTES
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
 from sdx_hub.api.pages import Items
+from sdx_hub.api.problems import refuses
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, NotFound
 from sdx_hub.services.repositories.trust_overview import RoleView
@@ -28,6 +30,17 @@ class Push(Struct, forbid_unknown_fields=True):
     metadata: Annotated[list[_Base64], Meta(min_length=1, max_length=64)]
 
 
+class SignedMetadata(Struct):
+    """A file of TUF metadata. Its bytes are what was signed: keep them as they came."""
+
+    signatures: list[dict[str, Any]]
+    signed: dict[str, Any]
+
+
+SIGNED_METADATA = {200: ResponseSpec(SignedMetadata, generate_examples=False)}
+"""For the `responses` of a handler that answers such a file."""
+
+
 class Pushed(Struct):
     """What was accepted, for instance `image/root 2`."""
 
@@ -39,7 +52,11 @@ async def roles(hub: NamedDependency[Hub]) -> Items[RoleView]:
     return Items(await hub.trust.roles())
 
 
-@get("/{repository:str}/{role:str}", summary="The newest metadata of a role")
+@get(
+    "/{repository:str}/{role:str}",
+    summary="The newest metadata of a role",
+    responses=SIGNED_METADATA | refuses(404),
+)
 async def newest(hub: NamedDependency[Hub], repository: FromPath[Repository], role: FromPath[str]) -> Response[bytes]:
     if repository == "image":
         raw = await hub.image.newest(role)
@@ -56,6 +73,7 @@ async def newest(hub: NamedDependency[Hub], repository: FromPath[Repository], ro
     summary="Bring new metadata that people signed",
     guards=[may(Permission.APPROVE)],
     request_max_body_size=MAX_PUSH_BODY_BYTES,
+    responses=refuses(404, 409, 422),
 )
 async def push(
     hub: NamedDependency[Hub],

@@ -13,8 +13,10 @@ from litestar.types import ASGIApp
 
 from firmware_schemas.ids import DeviceId
 from sdx_hub.api.auth import device
-from sdx_hub.api.blobs import READ, serve
+from sdx_hub.api.blobs import PAYLOAD, READ, Download, serve
 from sdx_hub.api.hub import Hub
+from sdx_hub.api.problems import refuses
+from sdx_hub.api.trust import SIGNED_METADATA
 from sdx_hub.domain.errors import NotAllowed
 
 _JSON = "application/json"
@@ -27,19 +29,33 @@ def metadata_file(name: str, raw: bytes, cache: str) -> Response[bytes]:
     return Response(raw, media_type=_JSON, headers={"cache-control": control})
 
 
-@get("/metadata/{name:str}", summary="A metadata file of the image repository")
+@get(
+    "/metadata/{name:str}",
+    summary="A metadata file of the image repository",
+    responses=SIGNED_METADATA | refuses(404),
+)
 async def image_metadata(hub: NamedDependency[Hub], name: FromPath[str]) -> Response[bytes]:
     return metadata_file(name, await hub.image.file(name), "public")
 
 
-@route("/targets/{target:path}", http_method=READ, summary="A target of the image repository")
+@route(
+    "/targets/{target:path}",
+    http_method=READ,
+    summary="A target of the image repository",
+    operation_class=Download,
+    responses=PAYLOAD,
+)
 async def target_file(
     request: Request[Any, Any, Any], hub: NamedDependency[Hub], target: FromPath[PurePath]
 ) -> ASGIApp:
     return await serve(request, hub.blobs, await hub.targets.digest(str(target)), "public")
 
 
-@get("/{name_of_device:str}/metadata/{name:str}", summary="A metadata file of a device's director repository")
+@get(
+    "/{name_of_device:str}/metadata/{name:str}",
+    summary="A metadata file of a device's director repository",
+    responses=SIGNED_METADATA | refuses(404),
+)
 async def director_metadata(
     hub: NamedDependency[Hub],
     device_id: NamedDependency[DeviceId],
