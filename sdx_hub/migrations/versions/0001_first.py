@@ -28,8 +28,10 @@ TABLES = (
     "person_token",
     "preauthorised_key",
     "product",
+    "saved_filter",
     "upload",
     "action",
+    "device_attribute",
     "device_event",
     "device_inventory",
     "device_report",
@@ -84,7 +86,6 @@ def upgrade() -> None:
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("accepted_at", TIME, nullable=True),
         sa.Column("revoked_at", TIME, nullable=True),
-        sa.Column("attributes", sa.Text(), nullable=False),
         sa.Column("agent_version", sa.String(64), nullable=False),
         sa.CheckConstraint("state IN ('pending', 'accepted', 'revoked')", name=op.f("ck_device_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_device")),
@@ -95,7 +96,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_device_change_seq", "device", ["change_seq"])
     op.create_index("ix_device_serial", "device", ["serial"])
-    op.create_index("ix_device_state", "device", ["state"])
+    op.create_index("ix_device_state_hardware", "device", ["state", "hardware"])
     op.create_index(
         "uq_device_serial", "device", ["serial"], unique=True, sqlite_where=NOT_REVOKED, postgresql_where=NOT_REVOKED
     )
@@ -181,6 +182,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", "team_role", name="uq_product_name_team_role"),
     )
     op.create_table(
+        "saved_filter",
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("query", sa.Text(), nullable=False),
+        sa.Column("author", sa.String(64), nullable=False),
+        sa.Column("saved_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_saved_filter")),
+    )
+    op.create_table(
         "upload",
         sa.Column("id", sa.String(64), nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
@@ -221,6 +230,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_action_device_id_desired_version", "action", ["device_id", "desired_version"])
     op.create_index("uq_action_open", "action", ["device_id"], unique=True, sqlite_where=OPEN, postgresql_where=OPEN)
+
+    op.create_table(
+        "device_attribute",
+        sa.Column("device_id", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("value", sa.String(512), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["device_id"], ["device.id"], name=op.f("fk_device_attribute_device_id_device"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("device_id", "name", name=op.f("pk_device_attribute")),
+    )
+    op.create_index("ix_device_attribute_name_value", "device_attribute", ["name", "value"])
 
     op.create_table(
         "device_event",

@@ -1,5 +1,5 @@
 """Every table, so that importing this package fills `SQLModel.metadata`."""
 
-from sdx_hub.persistence.tables import assignments, audit, devices, idempotency, people, releases, trust
+from sdx_hub.persistence.tables import assignments, audit, devices, filters, idempotency, people, releases, trust
 
-__all__ = ["assignments", "audit", "devices", "idempotency", "people", "releases", "trust"]
+__all__ = ["assignments", "audit", "devices", "filters", "idempotency", "people", "releases", "trust"]

@@ -53,13 +53,14 @@ class Device(SQLModel, table=True):
         desired_version: Counts its desired states; the poll's ETag.
         has_assignment: Something is assigned; then the current action is `ID.DESIRED_VERSION`.
         change_seq: Grows with every change that the poll must know (see `Counter`).
-        attributes: JSON object of text values, set by people.
     """
 
     __tablename__ = "device"
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'accepted', 'revoked')", name="state"),
         Index("uq_device_serial", "serial", unique=True, sqlite_where=_NOT_REVOKED, postgresql_where=_NOT_REVOKED),
+        # Counts by state and hardware come out of the index alone.
+        Index("ix_device_state_hardware", "state", "hardware"),
     )
 
     id: str = Field(primary_key=True, max_length=_DEVICE_ID_CHARS)
@@ -67,7 +68,7 @@ class Device(SQLModel, table=True):
     serial: str = Field(max_length=64, index=True)
     device_key: str = Field(max_length=64, unique=True)
     hardware: str = Field(max_length=64)
-    state: str = Field(max_length=16, index=True)
+    state: str = Field(max_length=16)
     token_sha256: str = Field(max_length=64, unique=True)
     next_token_sha256: str | None = Field(default=None, max_length=64, unique=True)
     rotated_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
@@ -79,7 +80,6 @@ class Device(SQLModel, table=True):
     created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
     accepted_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
     revoked_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
-    attributes: str = Field(default="{}", sa_column=Column(Text, nullable=False))
     agent_version: str = Field(default="", max_length=64)
 
 
@@ -94,6 +94,17 @@ class DeviceTag(SQLModel, table=True):
 
     device_id: str = Field(sa_column=_device_key(primary_key=True))
     tag: str = Field(primary_key=True, max_length=64, index=True)
+
+
+class DeviceAttribute(SQLModel, table=True):
+    """What people say of a device in their own words, for instance its site."""
+
+    __tablename__ = "device_attribute"
+    __table_args__ = (Index("ix_device_attribute_name_value", "name", "value"),)
+
+    device_id: str = Field(sa_column=_device_key(primary_key=True))
+    name: str = Field(primary_key=True, max_length=64)
+    value: str = Field(max_length=512)
 
 
 class DeviceSeen(SQLModel, table=True):

@@ -14,7 +14,7 @@ from sqlmodel import SQLModel, col
 
 from firmware_schemas.device_api import InstalledComponent as Installed
 from sdx_hub.persistence.tables.assignments import Action, Assignment
-from sdx_hub.persistence.tables.devices import Device, DeviceSeen, DeviceTag, InstalledComponent
+from sdx_hub.persistence.tables.devices import Device, DeviceAttribute, DeviceSeen, DeviceTag, InstalledComponent
 
 _Row = TypeVar("_Row", bound=SQLModel)
 
@@ -69,6 +69,7 @@ async def views(session: AsyncSession, devices: Sequence[Device]) -> list[Device
     """What there is to show of these devices, in their order; a fixed number of queries for all of them."""
     ids = [device.id for device in devices]
     tags = await _by_device(session, DeviceTag, ids)
+    attributes = await _by_device(session, DeviceAttribute, ids)
     components = await _by_device(session, InstalledComponent, ids)
     assignments = await _by_device(session, Assignment, ids)
     actions = await _newest_actions(session, ids)
@@ -87,7 +88,7 @@ async def views(session: AsyncSession, devices: Sequence[Device]) -> list[Device
             device_key=device.device_key,
             agent_version=device.agent_version,
             tags=sorted(row.tag for row in tags[device.id]),
-            attributes=json.loads(device.attributes),
+            attributes={row.name: row.value for row in sorted(attributes[device.id], key=lambda row: row.name)},
             components=[
                 msgspec.convert(row, Installed, from_attributes=True)
                 for row in sorted(components[device.id], key=lambda row: row.name)

@@ -6,24 +6,31 @@ from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import exists, func, select
+from sqlalchemy import delete, exists, func, select
 from sqlmodel import col
 
-from firmware_schemas import canonical
 from firmware_schemas.ids import check_name
 from firmware_schemas.limits import MAX_TAGS
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, ConflictError, NotFound
 from sdx_hub.persistence.database import Database
-from sdx_hub.persistence.tables.devices import Device, DeviceEvent, DeviceInventory, DeviceTag, InstalledComponent
+from sdx_hub.persistence.tables.devices import (
+    Device,
+    DeviceAttribute,
+    DeviceEvent,
+    DeviceInventory,
+    DeviceTag,
+    InstalledComponent,
+)
 from sdx_hub.services.devices.device_rows import add_event, find_device
 from sdx_hub.services.devices.device_views import DeviceView, views
 from sdx_hub.services.paging import Page, cut, decode_cursor, encode_cursor
 
 STATES = frozenset({"pending", "accepted", "revoked"})
 MAX_ATTRIBUTES = 64
-MAX_ATTRIBUTE_CHARS = 1024
+MAX_ATTRIBUTE_CHARS = 512
+"""At most 2,048 bytes: PostgreSQL's B-trees take no entry of more than 2,704."""
 
 _ATTRIBUTE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,62}[A-Za-z0-9])?")
 
@@ -214,11 +221,16 @@ class DeviceService:
         _check_attributes(attributes)
         async with self._database.unit_of_work() as uow:
             device = await find_device(uow.session, name)
-            before = json.loads(device.attributes)
+            mine = col(DeviceAttribute.device_id) == device.id
+            held = select(col(DeviceAttribute.name), col(DeviceAttribute.value)).where(mine)
+            before = dict((await uow.session.execute(held)).tuples().all())
             if expected is not None and expected != before:
                 raise ConflictError("The attributes were changed in the meantime: look again.", "attributes_changed")
             if before != attributes:
-                device.attributes = canonical.encode(attributes).decode()
+                await uow.session.execute(delete(DeviceAttribute).where(mine))
+                uow.session.add_all(
+                    DeviceAttribute(device_id=device.id, name=key, value=value) for key, value in attributes.items()
+                )
                 changed = sorted(
                     key for key in before.keys() | attributes.keys() if before.get(key) != attributes.get(key)
                 )
@@ -236,5 +248,8 @@ def _check_attributes(attributes: dict[str, str]) -> None:
                 f"{key[:80]!r} cannot name an attribute: use 1 to 64 letters, digits and . _ / -.",
                 "invalid_attributes",
             )
-        if len(value) > MAX_ATTRIBUTE_CHARS:
-            raise BadInput(f"An attribute has at most {MAX_ATTRIBUTE_CHARS} characters.", "invalid_attributes")
+        if len(value) > MAX_ATTRIBUTE_CHARS or not value.isprintable():
+            raise BadInput(
+                f"An attribute has at most {MAX_ATTRIBUTE_CHARS} characters, all of them printable.",
+                "invalid_attributes",
+            )
