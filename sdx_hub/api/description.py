@@ -5,12 +5,20 @@ body too large or the hub too busy is not the handler's to say: it follows here,
 """
 
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import OpenAPI
+from litestar.openapi.spec import OpenAPI, Schema
+from litestar.plugins import OpenAPISchemaPlugin
+from litestar.typing import FieldDefinition
+from msgspec import Struct
 
 from sdx_hub.api.problems import MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from litestar._openapi.schema_generation import (
+        SchemaCreator,  # The framework shows it to plugins, and names it nowhere.
+    )
 
 _TEXT = {"type": "string"}
 _HEADERS = {
@@ -24,6 +32,26 @@ class Described(OpenAPIConfig):
 
     def to_openapi_schema(self) -> OpenAPI:
         return _Document(**vars(super().to_openapi_schema()))
+
+
+class StrictBodies(OpenAPISchemaPlugin):
+    """Says of a struct that refuses unknown members that it does."""
+
+    def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
+        kind = field_definition.annotation
+        return isinstance(kind, type) and issubclass(kind, Struct) and kind.__struct_config__.forbid_unknown_fields
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: "SchemaCreator") -> Schema:
+        usual = next(
+            plugin
+            for plugin in schema_creator.plugins
+            if isinstance(plugin, OpenAPISchemaPlugin)
+            and plugin is not self
+            and plugin.is_plugin_supported_field(field_definition)
+        )
+        schema = usual.to_openapi_schema(field_definition, schema_creator)
+        schema.additional_properties = False
+        return schema
 
 
 class _Document(OpenAPI):
