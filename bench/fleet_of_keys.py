@@ -16,10 +16,18 @@ from firmware_schemas.device_api import (
     DEVICE_TOKEN_PREFIX,
     EnrolRequest,
     Envelope,
+    InstalledComponent,
     InventoryReport,
     Report,
     envelope,
     parse_enrol_string,
+)
+
+INVENTORY = InventoryReport(
+    (InstalledComponent("app", "file", "bench", "0.9.0", 9_000, hashlib.sha256(b"0.9.0").hexdigest()),),
+    {"bench": 9_000},
+    "bench",
+    "bench",
 )
 
 
@@ -65,7 +73,7 @@ def _enrol(
     if answer["state"] != "accepted":
         raise RuntimeError(f"The hub did not accept {serial}: {answer['state']}.")
     device = Device(answer["device_id"], token)
-    stock = canonical.encode(Report(device.id, 1, 0, InventoryReport((), {}, "bench", "bench")))
+    stock = canonical.encode(Report(device.id, 1, 0, INVENTORY))
     body = {"envelopes": [_json(envelope(stock, key.sign(stock)))]}
     sent = client.post("/device/v1/reports", json=body, headers={"authorization": f"Bearer {token}"})
     if sent.raise_for_status().json()["receipts"][0]["status"] != "accepted":

@@ -11,6 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 _READ_BYTES = 1 << 16
+_POLL = (
+    b"GET /device/v1/poll HTTP/1.1\r\n"
+    b"Host: 127.0.0.1\r\n"
+    b"Accept-Encoding: identity\r\n"
+    b"user-agent: sdx-agent/bench\r\n"
+    b"authorization: Bearer %b\r\n"
+    b'if-none-match: "%d"\r\n\r\n'
+)
 
 
 @dataclass
@@ -29,24 +37,35 @@ class Tally:
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000 if ordered else 0.0
 
 
+def connect(port: int) -> socket.socket:
+    """A connection on loopback that sends at once."""
+    line = socket.create_connection(("127.0.0.1", port), timeout=30)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return line
+
+
+def poll_request(token: bytes, known: int) -> bytes:
+    """A poll as the agent sends it."""
+    return _POLL % (token, known)
+
+
 class _Line:
     """One connection, and the requests that take turns on it."""
 
-    __slots__ = ("held", "next", "requests", "sent_at", "socket")
+    __slots__ = ("held", "next", "requests", "sent_at", "socket", "step")
 
-    def __init__(self, port: int, requests: Sequence[bytes]) -> None:
-        self.requests, self.next = requests, 0
+    def __init__(self, port: int, requests: Sequence[bytes], first: int, step: int) -> None:
+        self.requests, self.next, self.step = requests, first, step
         self.connect(port)
 
     def connect(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connect(port)
         self.held = b""
 
     def ask(self) -> None:
         self.sent_at = time.perf_counter()
         self.socket.sendall(self.requests[self.next])
-        self.next = (self.next + 1) % len(self.requests)
+        self.next = (self.next + self.step) % len(self.requests)
 
 
 def run(
@@ -57,13 +76,14 @@ def run(
     Args:
         port: On loopback.
         requests: One for each device; they are dealt out to the connections, and every connection repeats its share.
+            They may be made when they are asked for.
         expected: Whether a whole answer (status line, headers, body) is the right one.
     """
     tally = Tally()
     lines: dict[int, _Line] = {}
     poll = select.epoll()
     for index in range(connections):
-        line = _Line(port, requests[index::connections])
+        line = _Line(port, requests, index % len(requests), connections)
         lines[line.socket.fileno()] = line
         poll.register(line.socket.fileno(), select.EPOLLIN)
     started = time.perf_counter()
