@@ -25,16 +25,18 @@ State = Literal["new", "older", "current", "newer"]
 async def state(database: Database) -> tuple[State, str]:
     """How the database stands to this program, and the version that it is at (empty where it is new)."""
     async with database.writer.connect() as connection:
-        version = await connection.run_sync(_version)
+        version = await connection.run_sync(version_of)
     if not version:
         return "new", ""
     if version == HEAD:
         return "current", version
-    return ("older" if version in _known() else "newer"), version
+    return ("older" if version in known() else "newer"), version
 
 
 async def upgrade(database: Database) -> str:
     """Bring the database to `HEAD`, in one transaction; one that is there already is left alone.
+
+    Replicas that start at the same moment take turns: the first one does it, the others find it done.
 
     Returns:
         The version that it was at before; empty for a new one.
@@ -44,15 +46,51 @@ async def upgrade(database: Database) -> str:
     """
     how, before = await state(database)
     if how == "newer":
-        raise ConflictError(
-            f"The database is at version {before}, which this program does not know: a newer sdx made it. Install that "
-            "one, or restore a backup.",
-            "database_newer",
-        )
+        raise _newer(before)
     if how != "current":
-        async with database.writer.begin() as connection:
+        async with database.schema_change() as connection:
             await connection.run_sync(_upgrade)
     return before
+
+
+async def require_current(database: Database) -> None:
+    """Return if the database is at this program's version; nothing is changed.
+
+    Raises:
+        ConflictError: It is at another one (code `database_older` or `database_newer`).
+    """
+    how, version = await state(database)
+    if how == "newer":
+        raise _newer(version)
+    if how != "current":
+        raise ConflictError(
+            f"The database is at version {version or '(none)'}, and this program is for {HEAD}. Run `sdx hub migrate` "
+            "first, or do this with the program that the hub runs.",
+            "database_older",
+        )
+
+
+def known() -> set[str]:
+    """Every version that this program can bring a database to and from."""
+    from alembic.script import ScriptDirectory
+
+    return {step.revision for step in ScriptDirectory.from_config(config()).walk_revisions()}
+
+
+def rebuild(connection: Connection, version: str) -> None:
+    """Make the tables of a version anew; those that are there are dropped."""
+    from alembic import command
+
+    if version_of(connection):
+        command.downgrade(config(connection), "base")
+    command.upgrade(config(connection), version)
+
+
+def finish(connection: Connection) -> None:
+    """Go on to `HEAD` from wherever the database is."""
+    from alembic import command
+
+    command.upgrade(config(connection), "head")
 
 
 def config(connection: Connection | None = None) -> "Config":
@@ -65,22 +103,23 @@ def config(connection: Connection | None = None) -> "Config":
     return made
 
 
-def _version(connection: Connection) -> str:
+def version_of(connection: Connection) -> str:
+    """The version that a database is at; empty where it is new."""
     # Asked first, and not tried: on PostgreSQL a statement that fails ends the transaction.
     if not inspect(connection).has_table("alembic_version"):
         return ""
     return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or "")
 
 
-def _known() -> set[str]:
-    from alembic.script import ScriptDirectory
-
-    return {step.revision for step in ScriptDirectory.from_config(config()).walk_revisions()}
+def _newer(version: str) -> ConflictError:
+    return ConflictError(
+        f"The database is at version {version}, which this program does not know: a newer sdx made it. Install that "
+        "one, or restore a backup.",
+        "database_newer",
+    )
 
 
 def _upgrade(connection: Connection) -> None:
-    from alembic import command
-
     # Two workers or commands may have looked at the same moment; the one that waited for the lock finds it done.
-    if _version(connection) != HEAD:
-        command.upgrade(config(connection), "head")
+    if version_of(connection) != HEAD:
+        finish(connection)
