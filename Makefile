@@ -36,6 +36,10 @@ $(STAMP): pyproject.toml requirements.lock
 demo: $(STAMP) ## The main job on real software: publish, roll out, prove, roll back (ARGS=--headless ends by itself)
 	@$(BIN)/sdx demo up $(ARGS)
 
+.PHONY: cluster
+cluster: $(STAMP) ## Two hubs, PostgreSQL, S3 and a TLS proxy as processes; the story runs through it (ARGS=--headless)
+	@$(BIN)/sdx demo cluster up $(ARGS)
+
 .PHONY: test
 test: $(STAMP) ## Every test; the slow sweeps in their reduced form
 	@$(BIN)/python -m pytest -n $(WORKERS) $(SPREAD) -m "not full" $(ARGS)
@@ -61,7 +65,7 @@ limits: $(STAMP) ## A payload of 1 GiB from build to craft, with hub and agent b
 	@$(BIN)/python -m pytest -m full -s tests/faults/test_large_payload.py $(ARGS)
 
 .PHONY: bench
-bench: $(STAMP) ## Measure against a peer in the same run: make bench B=poll | agent
+bench: $(STAMP) ## Measure against a peer in the same run: make bench B=poll | agent | tls | million | growth
 	@$(BIN)/python -m bench.$(B) $(ARGS)
 
 .PHONY: lock
