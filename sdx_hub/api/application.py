@@ -26,7 +26,7 @@ from sdx_hub.api import (
     uploads,
 )
 from sdx_hub.api.auth import person, provide_device, provide_principal
-from sdx_hub.api.description import StrictBodies
+from sdx_hub.api.description import StrictBodies, Tuples
 from sdx_hub.api.hub import Hub
 from sdx_hub.api.idempotency import Idempotency
 
@@ -91,7 +91,7 @@ def application(running: Running, version: str) -> Litestar:
         exception_handlers=problems.handlers(),
         lifespan=[lifespan],
         openapi_config=schema.openapi(version),
-        plugins=[StrictBodies()],
+        plugins=[StrictBodies(), Tuples()],
         request_max_body_size=MAX_API_BODY_BYTES,
         logging_config=None,
     )

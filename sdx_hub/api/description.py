@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import OpenAPI, Schema
+from litestar.openapi.spec.enums import OpenAPIType
 from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 from msgspec import Struct
@@ -52,6 +53,18 @@ class StrictBodies(OpenAPISchemaPlugin):
         schema = usual.to_openapi_schema(field_definition, schema_creator)
         schema.additional_properties = False
         return schema
+
+
+class Tuples(OpenAPISchemaPlugin):
+    """Describes `tuple[T, ...]`, whose dots the framework takes for one more type where its length is bounded."""
+
+    def is_plugin_supported_field(self, field_definition: FieldDefinition) -> bool:
+        inner = field_definition.inner_types
+        return field_definition.origin is tuple and len(inner) == 2 and inner[1].annotation is Ellipsis
+
+    def to_openapi_schema(self, field_definition: FieldDefinition, schema_creator: "SchemaCreator") -> Schema:
+        items = schema_creator.for_field_definition(field_definition.inner_types[0])
+        return Schema(type=OpenAPIType.ARRAY, items=items)
 
 
 class _Document(OpenAPI):
