@@ -11,6 +11,7 @@ for a CPU-second that obstore's stream gives).
 import asyncio
 import errno
 import os
+import re
 import secrets
 import shutil
 import time
@@ -33,6 +34,7 @@ _PUT_PART_BYTES = 8 * 1024**2
 _PUT_PARTS = 2
 _SCRATCH_PREFIX = ".incoming-"
 _SCRATCH_LIFE_S = 3600
+_KEY = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})(\.zst)?")
 
 
 class BlobStore(Protocol):
@@ -63,10 +65,20 @@ class BlobStore(Protocol):
         """Remove every representation; one that is not there is no error."""
         ...
 
+    def stored(self) -> AsyncIterator[tuple[str, Encoding, int]]:
+        """Digest, encoding and bytes of every representation that is stored; anything else there is passed over."""
+        ...
+
 
 def key_of(sha256: str, encoding: Encoding) -> str:
     """Where a representation is, relative to the store."""
     return f"{sha256[:2]}/{sha256}{'.zst' if encoding == 'zstd' else ''}"
+
+
+def named_by(key: str) -> tuple[str, Encoding] | None:
+    """What `key_of` made a name of; None where it did not make it."""
+    match = _KEY.fullmatch(key)
+    return (match[2], "zstd" if match[3] else "identity") if match else None
 
 
 class ObjectStoreBlobs:
@@ -108,6 +120,12 @@ class ObjectStoreBlobs:
                 await obstore.delete_async(self._store, key_of(sha256, encoding))
             except FileNotFoundError:
                 continue
+
+    async def stored(self) -> AsyncIterator[tuple[str, Encoding, int]]:
+        async for page in obstore.list(self._store):
+            for each in page:
+                if (named := named_by(each["path"])) is not None:
+                    yield *named, each["size"]
 
 
 class LocalBlobs(ObjectStoreBlobs):

@@ -68,6 +68,16 @@ async def test_a_stored_representation_never_changes(store: BlobStore, tmp_path:
     assert b"".join([piece async for piece in store.read(SHA256, "zstd", 0, 100)]) == b"first form"
 
 
+async def test_what_is_stored_is_listed_and_nothing_else(store: BlobStore, tmp_path: Path) -> None:
+    await store.put(SHA256, "identity", source(tmp_path))
+    await store.put(SHA256, "zstd", source(tmp_path, b"other"))
+    (tmp_path / "blobs" / SHA256[:2]).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "blobs" / SHA256[:2] / ".incoming-1").write_bytes(b"a copy that a crash interrupted")
+    (tmp_path / "blobs" / SHA256[:2] / "notes").write_bytes(b"somebody's")
+    found = sorted([each async for each in store.stored()])
+    assert found == [(SHA256, "identity", len(CONTENT)), (SHA256, "zstd", 5)]
+
+
 async def test_delete_removes_both_forms_and_is_content_with_none(store: BlobStore, tmp_path: Path) -> None:
     await store.put(SHA256, "identity", source(tmp_path))
     await store.put(SHA256, "zstd", source(tmp_path))
