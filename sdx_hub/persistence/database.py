@@ -1,103 +1,147 @@
-"""The way into the database: readings that never block a writer, and one writer at a time.
+"""The way into the database: readings that never block a writer, and one writer at a time, over all replicas.
 
-SQLite: write-ahead log, `synchronous=FULL` (an acknowledged report survives a power cut), foreign keys, and
-`BEGIN IMMEDIATE` for writers, because a transaction that upgrades from read to write fails with "database is locked"
-no matter how long the busy timeout is. Readers get connections that cannot write at all.
-PostgreSQL: the same two engines are one, and the server does the rest.
+So what a unit of work reads is still so when it writes, first inserts and counters included, on both backends: SQLite
+has that rule anyway, on PostgreSQL an advisory lock makes it (docs/adr/0011).
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, nullcontext
+from typing import Final
 
-from sqlalchemy import event
-from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from sdx_hub.adapters.clock import Clock, SystemClock
+from sdx_hub.domain.errors import Unavailable
+from sdx_hub.persistence.engines import Waits, postgresql_engine, sqlite_engine, unlimited_postgresql_engine
+from sdx_hub.persistence.failures import connecting, reason, translated, unavailable
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 
-_BUSY_TIMEOUT_MS = 15_000
-_READERS = 4
+TURN: Final = text("SELECT pg_advisory_xact_lock(7362610001)")
+"""Whose turn it is to write: one number that all replicas know, freed by the server with the transaction's end."""
 
 
 class Database:
-    """Two engines and the lock between writers of this process. Open it with `await Database.open(url)`."""
+    """Two pools of connections and the lock between writers. Open it with `await Database.open(url)`."""
 
-    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, clock: Clock) -> None:
+    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, clock: Clock, waits: Waits) -> None:
         self._writer = writer
         self._reader = reader
         self._clock = clock
+        self._waits = waits
+        # On PostgreSQL as well: one process then needs one connection to wait in line with the others.
         self._lock = asyncio.Lock()
         self._write_session = async_sessionmaker(writer, expire_on_commit=False)
         self._read_session = async_sessionmaker(reader, expire_on_commit=False)
 
     @classmethod
-    async def open(cls, url: str, clock: Clock | None = None) -> "Database":
+    async def open(cls, url: str, clock: Clock | None = None, waits: Waits | None = None) -> "Database":
         """Open the database; the tables must be there already (see `sdx_hub.migrations`).
 
         Args:
             url: `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://...`.
             clock: For the audit log; the system's where None.
+            waits: What is given up when.
+
+        Raises:
+            Unavailable: It cannot be used; the message says why (code `database_unavailable`).
         """
-        if make_url(url).get_backend_name() != "sqlite":
-            engine = create_async_engine(url, pool_pre_ping=True)
-            return cls(engine, engine, clock or SystemClock())
-        writer = create_async_engine(url, pool_size=1, max_overflow=0)
-        reader = create_async_engine(url, pool_size=_READERS, max_overflow=0)
-        _prepare_sqlite(writer, "BEGIN IMMEDIATE", query_only=False)
-        _prepare_sqlite(reader, "BEGIN", query_only=True)
-        database = cls(writer, reader, clock or SystemClock())
-        async with writer.begin():
-            pass  # A path that cannot be written fails here, at start-up.
+        waits = waits or Waits()
+        make = sqlite_engine if make_url(url).get_backend_name() == "sqlite" else postgresql_engine
+        database = cls(make(url, waits, writes=True), make(url, waits, writes=False), clock or SystemClock(), waits)
+        try:
+            async with database.writer.begin():
+                pass  # A path that cannot be written, or a server that refuses us, fails here, at start-up.
+        except (DBAPIError, OSError) as error:
+            await database.close()
+            raise Unavailable(
+                f"The hub's database cannot be used: {reason(error)}. Look at database_url and at its server.",
+                "database_unavailable",
+            ) from error
         return database
 
     @property
     def writer(self) -> AsyncEngine:
-        """For migrations and for `create_all` in tests."""
+        """For tests that look behind the services."""
         return self._writer
 
     @property
     def backend(self) -> str:
+        """`sqlite` or `postgresql`."""
         return self._writer.url.get_backend_name()
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncIterator[UnitOfWork]:
-        """One transaction. Leaving without `await uow.commit()` rolls everything back."""
-        async with self._lock, self._write_session() as session:
-            uow = UnitOfWork(session, self._clock)
-            await session.connection()  # BEGIN IMMEDIATE now: what is read next is what is written upon.
-            yield uow
+        """One transaction, with the turn to write. Leaving without `await uow.commit()` rolls everything back.
+
+        Raises:
+            Unavailable: The turn did not come in time, or the database is away (code `database_unavailable`).
+        """
+        async with self._turn(), self._write_session() as session:
+            uow = UnitOfWork(session, self._clock, notifies=self.backend == "postgresql")
+            with connecting():
+                await session.connection()  # SQLite: BEGIN IMMEDIATE.
+            with translated():
+                if self.backend == "postgresql":
+                    await session.execute(TURN)
+                yield uow
         # Outside the lock: what runs after a commit may open a unit of work of its own.
         await uow.run_after_commit()
+
+    @asynccontextmanager
+    async def write_behind(self) -> AsyncIterator[AsyncSession]:
+        """A transaction without the turn, for what nobody decides upon: when a device was last seen.
+
+        It needs `await session.commit()`. On SQLite there is no writing without the turn.
+        """
+        turn = self._turn() if self.backend == "sqlite" else nullcontext()
+        async with turn, self._write_session() as session:
+            with connecting():
+                await session.connection()
+            with translated():
+                yield session
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A consistent snapshot to read from."""
         async with self._read_session() as session:
-            yield session
+            with connecting():
+                await session.connection()
+            with translated():
+                yield session
+
+    @asynccontextmanager
+    async def schema_change(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction to change tables in, committed at its end: with the turn, and without limits of time."""
+        async with self._turn():
+            if self.backend == "sqlite":
+                async with self._writer.begin() as connection:
+                    yield connection
+                return
+            engine = unlimited_postgresql_engine(self._writer.url.render_as_string(hide_password=False), self._waits)
+            try:
+                async with engine.begin() as connection:
+                    await connection.execute(TURN)
+                    yield connection
+            finally:
+                await engine.dispose()
 
     async def close(self) -> None:
         await self._writer.dispose()
-        if self._reader is not self._writer:
-            await self._reader.dispose()
+        await self._reader.dispose()
 
-
-def _prepare_sqlite(engine: AsyncEngine, begin: str, *, query_only: bool) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def on_connect(connection: Any, _entry: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # The driver's own BEGIN comes too late and is never IMMEDIATE.
-        cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        if query_only:
-            cursor.execute("PRAGMA query_only=ON")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The turn among this process's writers."""
+        try:
+            async with asyncio.timeout(self._waits.turn_s):
+                await self._lock.acquire()
+        except TimeoutError as error:
+            raise unavailable(error) from error
+        try:
+            yield
+        finally:
+            self._lock.release()

@@ -1,12 +1,13 @@
-"""One transaction of a service, with its audit entries."""
+"""One transaction of a service, with its audit entries and the notices that tell other replicas of it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -18,6 +19,12 @@ from sdx_hub.persistence.tables.audit import AuditEntry, Counter
 AUDIT_COUNTER = "audit"
 DEVICE_CHANGE_COUNTER = "device_change"
 DEVICE_NUMBER_COUNTER = "device_number"
+TRUST_COUNTER = "trust"
+
+FLEET_CHANNEL: Final = "sdx_fleet"
+TRUST_CHANNEL: Final = "sdx_trust"
+_CHANNELS: Final = {DEVICE_CHANGE_COUNTER: FLEET_CHANNEL, TRUST_COUNTER: TRUST_CHANNEL}
+"""Whoever takes a number of these counters has changed what other replicas hold in memory."""
 _log = structlog.get_logger(__name__)
 
 
@@ -36,10 +43,12 @@ class UnitOfWork:
         session: The transaction. Do not commit it directly: the audit entries would be lost.
     """
 
-    def __init__(self, session: AsyncSession, clock: Clock) -> None:
+    def __init__(self, session: AsyncSession, clock: Clock, *, notifies: bool) -> None:
         self.session = session
         self._clock = clock
+        self._notifies = notifies
         self._entries: list[_Entry] = []
+        self._changed: set[str] = set()
         self._after: list[Callable[[], Awaitable[object]]] = []
         self._committed = False
 
@@ -63,31 +72,37 @@ class UnitOfWork:
         if callback not in self._after:
             self._after.append(callback)
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """A part that can fail alone: an error that leaves it takes back what it wrote and noted, and nothing else."""
+        entries, callbacks, changed = len(self._entries), len(self._after), set(self._changed)
+        try:
+            async with self.session.begin_nested():
+                yield
+        except BaseException:
+            del self._entries[entries:], self._after[callbacks:]
+            self._changed = changed
+            raise
+
     async def next_number(self, counter: str) -> int:
         """Take the next number of a counter; numbers are visible in the order in which they were taken."""
-        taken = await self.session.scalar(
-            update(Counter)
-            .where(col(Counter.name) == counter)
-            .values(value=col(Counter.value) + 1)
-            .returning(col(Counter.value))
-        )
-        if taken is not None:
-            return int(taken)
-        self.session.add(Counter(name=counter, value=1))
-        await self.session.flush()
-        return 1
+        return await self._take_numbers(counter, 1)
 
     async def commit(self) -> None:
-        """Write the audit entries and commit.
+        """Write the audit entries, tell the other replicas, and commit.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: The commit failed; nothing was written, and nothing may be acknowledged.
+            sqlalchemy.exc.SQLAlchemyError: The commit failed, and nothing may be acknowledged. Nothing was written,
+                except perhaps where the connection was lost while the server had the word.
         """
         if self._committed:
             raise RuntimeError("A unit of work commits once.")
         await self.session.flush()
-        for entry in self._entries:
-            await self._write(entry)
+        if self._entries:
+            await self._write_entries()
+        if self._notifies:
+            for channel in sorted(_CHANNELS[counter] for counter in self._changed & _CHANNELS.keys()):
+                await self.session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
         await self.session.commit()
         self._committed = True
 
@@ -100,28 +115,46 @@ class UnitOfWork:
             except Exception:
                 _log.exception("after_commit_failed", callback=repr(callback))
 
-    async def _write(self, entry: _Entry) -> None:
-        seq = await self.next_number(AUDIT_COUNTER)
-        previous = await self.session.scalar(select(col(AuditEntry.hash)).where(col(AuditEntry.seq) == seq - 1))
-        prev_hash = previous or GENESIS
-        self.session.add(
-            AuditEntry(
+    async def _take_numbers(self, counter: str, count: int) -> int:
+        """Take as many numbers in one go, and return the last of them."""
+        self._changed.add(counter)
+        last = await self.session.scalar(
+            update(Counter)
+            .where(col(Counter.name) == counter)
+            .values(value=col(Counter.value) + count)
+            .returning(col(Counter.value))
+        )
+        if last is not None:
+            return int(last)
+        self.session.add(Counter(name=counter, value=count))
+        await self.session.flush()
+        return count
+
+    async def _write_entries(self) -> None:
+        before = await self._take_numbers(AUDIT_COUNTER, len(self._entries)) - len(self._entries)
+        last = await self.session.scalar(select(col(AuditEntry.hash)).where(col(AuditEntry.seq) == before))
+        prev_hash = last or GENESIS
+        for seq, entry in enumerate(self._entries, before + 1):
+            following = link(
                 seq=seq,
                 time=entry.time,
                 actor=entry.actor,
                 action=entry.action,
                 subject=entry.subject,
-                detail=canonical.encode(entry.detail).decode(),
+                detail=entry.detail,
                 prev_hash=prev_hash,
-                hash=link(
+            )
+            self.session.add(
+                AuditEntry(
                     seq=seq,
                     time=entry.time,
                     actor=entry.actor,
                     action=entry.action,
                     subject=entry.subject,
-                    detail=entry.detail,
+                    detail=canonical.encode(entry.detail).decode(),
                     prev_hash=prev_hash,
-                ),
+                    hash=following,
+                )
             )
-        )
+            prev_hash = following
         await self.session.flush()

@@ -21,12 +21,11 @@ from sdx_hub.domain.errors import NotFound
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.audit import Counter
 from sdx_hub.persistence.tables.trust import MetadataFile, OnlineKey
-from sdx_hub.persistence.unit_of_work import UnitOfWork
+from sdx_hub.persistence.unit_of_work import TRUST_COUNTER, UnitOfWork
 from sdx_hub.services.repositories.bounded_cache import BoundedCache
 from sdx_hub.trust.online import IMAGE, OnlineKeyInfo, OnlineSigners
 from sdx_hub.trust.verification import delegated_roles
 
-TRUST_COUNTER = "trust"
 _CACHE_BYTES = 32 * 1024**2
 
 
