@@ -82,6 +82,7 @@ def upgrade() -> None:
         sa.Column("report_counter", BIG, nullable=False),
         sa.Column("desired_version", BIG, nullable=False),
         sa.Column("has_assignment", sa.Boolean(), nullable=False),
+        sa.Column("has_inventory", sa.Boolean(), nullable=False),
         sa.Column("change_seq", BIG, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("accepted_at", TIME, nullable=True),

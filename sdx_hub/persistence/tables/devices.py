@@ -52,6 +52,7 @@ class Device(SQLModel, table=True):
         report_counter: The largest counter of a signed report that was accepted.
         desired_version: Counts its desired states; the poll's ETag.
         has_assignment: Something is assigned; then the current action is `ID.DESIRED_VERSION`.
+        has_inventory: Its first inventory has come; until then the poll asks for one.
         change_seq: Grows with every change that the poll must know (see `Counter`).
     """
 
@@ -76,6 +77,7 @@ class Device(SQLModel, table=True):
     report_counter: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     desired_version: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     has_assignment: bool = Field(default=False)
+    has_inventory: bool = Field(default=False)
     change_seq: int = Field(sa_column=Column(BigInt, nullable=False, index=True))
     created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
     accepted_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))

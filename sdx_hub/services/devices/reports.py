@@ -181,7 +181,7 @@ class ReportService:
                     device_id=device.id, payload=envelope.payload, signature=envelope.signature, received_at=now
                 )
             )
-            # The poll stops asking for one.
+            device.has_inventory = True  # The poll stops asking for one.
             device.change_seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
             uow.after_commit(self._fleet.catch_up)
         else:

@@ -114,8 +114,8 @@ async def test_a_timeline_is_append_only(database: Database, verb: str) -> None:
         await connection.execute(text("PRAGMA defer_foreign_keys=ON"))
         device = (
             "INSERT INTO device (id, number, serial, device_key, hardware, state, token_sha256, report_counter, "
-            "desired_version, has_assignment, rotation_wanted, change_seq, created_at, agent_version) "
-            "VALUES ('d-1', 1, 's', 'k', 'h', 'accepted', 't', 0, 0, 0, 0, 1, '2026-01-01 00:00:00', '')"
+            "desired_version, has_assignment, has_inventory, rotation_wanted, change_seq, created_at, agent_version) "
+            "VALUES ('d-1', 1, 's', 'k', 'h', 'accepted', 't', 0, 0, 0, 0, 0, 1, '2026-01-01 00:00:00', '')"
         )
         await connection.execute(text(device))
         event = (
