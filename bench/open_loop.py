@@ -83,11 +83,11 @@ class Clients:
     def __init__(self, pipes: Sequence[Connection]) -> None:
         self._pipes = pipes
 
-    def start(self, polls: float) -> float:
-        """Begin: each client polls so often (or until `stop`, where it is infinite); return when the first is due."""
+    def start(self, seconds: float) -> float:
+        """Let polls come due for so long, or until `stop` where that is infinite; return when the first is due."""
         began = time.monotonic() + START_AFTER_S
         for pipe in self._pipes:
-            pipe.send((began, polls))
+            pipe.send((began, seconds))
         return began
 
     def stop(self) -> None:
@@ -148,8 +148,8 @@ def _serve(pipe: Connection, share: Share) -> None:
         except EOFError:
             return
         if order is not None:
-            began, polls = order
-            pipe.send(client.run(began, polls, pipe.poll))
+            began, seconds = order
+            pipe.send(client.run(began, seconds, pipe.poll))
 
 
 @dataclass(slots=True, eq=False)
@@ -180,8 +180,8 @@ class _Client:
         self.lines[line.socket.fileno()] = line
         self.epoll.register(line.socket.fileno(), select.EPOLLIN)
 
-    def run(self, began: float, polls: float, stopped: Callable[[], bool]) -> Outcome:
-        share, free = self.share, self.free
+    def run(self, began: float, seconds: float, stopped: Callable[[], bool]) -> Outcome:
+        share, free, polls = self.share, self.free, seconds * self.share.rate
         out = Outcome(began, share.rate, array("f"), [0.0] * len(share.ports))
         spent_s = time.process_time()
         sent = due = 0
