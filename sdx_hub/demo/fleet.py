@@ -8,10 +8,11 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from msgspec import Struct
+from msgspec import Struct, field
 
 from firmware_schemas.device_api import Envelope, InventoryReport, decode_report
 from sdx_hub.demo.errors import DemoError
+from sdx_hub.demo.servers import process
 from sdx_hub.demo.tools import program
 
 HARDWARE = "rpi-cm4"
@@ -23,11 +24,13 @@ class Craft(Struct):
     Attributes:
         serial: Its serial number, by which people know it.
         state: The agent's state folder.
+        environment: More variables for its commands: an authority to trust, say.
         process: The running agent.
     """
 
     serial: str
     state: Path
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def enrol(self, hub: str, enrol_string: str) -> None:
@@ -39,7 +42,12 @@ class Craft(Struct):
         command = [program("sdx-agent"), "enrol", "--hub", hub, "--token-file", "-", "--serial", self.serial]
         command += ["--hardware", HARDWARE, "--state", str(self.state), "--json"]
         outcome = subprocess.run(  # noqa: S603 - our own command
-            command, input=enrol_string, capture_output=True, text=True, check=False
+            command,
+            input=enrol_string,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | self.environment,
         )
         if outcome.returncode != 0:
             raise DemoError(f"{self.serial} could not enrol: {outcome.stdout} {outcome.stderr}")
@@ -54,15 +62,9 @@ class Craft(Struct):
         return self.state / "healthy"
 
     def start(self) -> None:
-        log = (self.state / "agent.log").open("ab")
-        self.process = subprocess.Popen(  # noqa: S603 - our own command
-            [program("sdx-agent"), "run", "--state", str(self.state)],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        log.close()
+        """Run its agent, for as long as the thread lives that calls this."""
+        command = [program("sdx-agent"), "run", "--state", str(self.state)]
+        self.process = process.start(command, self.state / "agent.log", environment=os.environ | self.environment)
 
     def stop(self) -> None:
         if self.process is None:

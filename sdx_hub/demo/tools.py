@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def clean_environment() -> dict[str, str]:
+    """Our own environment without settings of a hub or a person: those are not meant for the demo."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("SDX_")}
+
+
 class Tools:
     """The `sdx` command of one person: a config of their own, and one passphrase.
 
@@ -22,13 +28,13 @@ class Tools:
         config: Their user config file.
         passphrase: Opens the demo's signing keys.
         root: Working folder of the commands.
+        environment: More variables for the commands.
     """
 
-    def __init__(self, config: Path, passphrase: str, root: Path) -> None:
+    def __init__(self, config: Path, passphrase: str, root: Path, environment: Mapping[str, str] | None = None) -> None:
         self._passphrase = passphrase
         self._root = root
-        self._environment = {key: value for key, value in os.environ.items() if not key.startswith("SDX_")}
-        self._environment["SDX_CONFIG"] = str(config)
+        self._environment = clean_environment() | {"SDX_CONFIG": str(config)} | dict(environment or {})
 
     def __repr__(self) -> str:
         return f"Tools(root={self._root})"
