@@ -9,7 +9,7 @@
 from sdx_hub.domain.query.errors import QueryError, caret
 from sdx_hub.domain.query.matching import DeviceFacts, matches
 from sdx_hub.domain.query.parser import parse
-from sdx_hub.domain.query.saved import expand, names_in
+from sdx_hub.domain.query.saved import expand, names_in, tests_in
 from sdx_hub.domain.query.terms import Query
 
-__all__ = ["DeviceFacts", "Query", "QueryError", "caret", "expand", "matches", "names_in", "parse"]
+__all__ = ["DeviceFacts", "Query", "QueryError", "caret", "expand", "matches", "names_in", "parse", "tests_in"]

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import Struct
@@ -105,7 +105,7 @@ def version_holds(test: VersionIs, version: str) -> bool:
 
 def _old_enough(device: DeviceFacts, field: str, order: str, seconds: int, now: datetime) -> bool:
     if field == "enrolled":
-        return ORDERS[order]((now - device.enrolled_at).total_seconds(), seconds)
+        return ORDERS[order](now - device.enrolled_at, timedelta(seconds=seconds))
     if device.seen_at is None:
         return order in {">", ">="}
     return ORDERS[order](int(now.timestamp()) - int(device.seen_at.timestamp()), seconds)

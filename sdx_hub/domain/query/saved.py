@@ -12,7 +12,19 @@ MAX_EXPANDED_DEPTH = 40
 
 def names_in(query: Query) -> set[str]:
     """The filters that a query names itself."""
-    return {term.name for term in _tests(query) if isinstance(term, Saved)}
+    return {term.name for term in tests_in(query) if isinstance(term, Saved)}
+
+
+def tests_in(query: Query) -> Iterator[Query]:
+    """What a query is made of, without `and`, `or` and `not`."""
+    match query:
+        case Not(term):
+            yield from tests_in(term)
+        case Every(terms) | Some(terms):
+            for term in terms:
+                yield from tests_in(term)
+        case _:
+            yield query
 
 
 def expand(query: Query, filters: Mapping[str, Query]) -> Query:
@@ -57,14 +69,3 @@ class _Expansion:
                 f"With its filters put in, this query has more than {MAX_EXPANDED_TESTS} tests.", "query_too_large"
             )
         return query
-
-
-def _tests(query: Query) -> Iterator[Query]:
-    match query:
-        case Not(term):
-            yield from _tests(term)
-        case Every(terms) | Some(terms):
-            for term in terms:
-                yield from _tests(term)
-        case _:
-            yield query
