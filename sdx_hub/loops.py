@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import structlog
 
+from sdx_hub.observing import observed
+
 Work = Callable[[], Awaitable[object]]
 _log = structlog.get_logger(__name__)
 
@@ -36,4 +38,5 @@ async def _repeat(seconds: float, work: Work, name: str) -> None:
         except Exception:
             # The database may be away for a while, a key may be missing: say so, and try again next time.
             _log.exception("loop_failed", loop=name)
+            observed.loop_failures[name] += 1
         await asyncio.sleep(seconds)

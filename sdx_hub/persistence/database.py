@@ -7,15 +7,16 @@ has that rule anyway, on PostgreSQL an advisory lock makes it (docs/adr/0011).
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Final
+from typing import Final, cast
 
-from sqlalchemy import text
+from sqlalchemy import QueuePool, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from sdx_hub.adapters.clock import Clock, SystemClock
 from sdx_hub.domain.errors import Unavailable
+from sdx_hub.observing import DATABASE_READ, DATABASE_WRITE, observed
 from sdx_hub.persistence.engines import Waits, postgresql_engine, sqlite_engine, unlimited_postgresql_engine
 from sdx_hub.persistence.failures import connecting, reason, translated, unavailable
 from sdx_hub.persistence.unit_of_work import UnitOfWork
@@ -69,6 +70,12 @@ class Database:
         return self._writer
 
     @property
+    def in_use(self) -> dict[str, int]:
+        """Connections that are at work, by pool."""
+        engines = {"writer": self._writer, "reader": self._reader}
+        return {name: cast(QueuePool, engine.pool).checkedout() for name, engine in engines.items()}
+
+    @property
     def backend(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._writer.url.get_backend_name()
@@ -80,14 +87,15 @@ class Database:
         Raises:
             Unavailable: The turn did not come in time, or the database is away (code `database_unavailable`).
         """
-        async with self._turn(), self._write_session() as session:
-            uow = UnitOfWork(session, self._clock, notifies=self.backend == "postgresql")
-            with connecting():
-                await session.connection()  # SQLite: BEGIN IMMEDIATE.
-            with translated():
-                if self.backend == "postgresql":
-                    await session.execute(TURN)
-                yield uow
+        with observed.step(DATABASE_WRITE):
+            async with self._turn(), self._write_session() as session:
+                uow = UnitOfWork(session, self._clock, notifies=self.backend == "postgresql")
+                with connecting():
+                    await session.connection()  # SQLite: BEGIN IMMEDIATE.
+                with translated():
+                    if self.backend == "postgresql":
+                        await session.execute(TURN)
+                    yield uow
         # Outside the lock: what runs after a commit may open a unit of work of its own.
         await uow.run_after_commit()
 
@@ -107,11 +115,12 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A consistent snapshot to read from."""
-        async with self._read_session() as session:
-            with connecting():
-                await session.connection()
-            with translated():
-                yield session
+        with observed.step(DATABASE_READ):
+            async with self._read_session() as session:
+                with connecting():
+                    await session.connection()
+                with translated():
+                    yield session
 
     @asynccontextmanager
     async def schema_change(self) -> AsyncIterator[AsyncConnection]:

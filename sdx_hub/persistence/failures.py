@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sdx_hub.domain.errors import BadInput, HubError, Unavailable
+from sdx_hub.observing import DATABASE_ERRORS, observed
 
 _AWAY_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
 """SQLSTATE classes (PostgreSQL, appendix A): connection lost, rolled back, no resources, operator, system error."""
@@ -55,6 +56,7 @@ def connecting() -> Iterator[None]:
 def unavailable(error: Exception) -> Unavailable:
     """The refusal for clients; what it was is for the log."""
     _log.error("database_failed", error=reason(error))
+    observed.count(DATABASE_ERRORS)
     return Unavailable(
         "The hub's database is busy or away. Try again; look first where the same request twice would do harm.",
         "database_unavailable",

@@ -16,6 +16,7 @@ from firmware_schemas.ids import DeviceId
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, NotFound
+from sdx_hub.observing import SIGN_DIRECTOR, observed
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.trust import DirectorDocument
@@ -180,7 +181,8 @@ class Director:
         number = self._store.number
         if self._signing is None or self._signing[0] != number:
             root = _parse_root(await self._store.newest_file(DIRECTOR, "root"))
-            keyids = self._signers.keyids(DIRECTOR, root)
+            with observed.step(SIGN_DIRECTOR):  # A key that is missing fails here.
+                keyids = self._signers.keyids(DIRECTOR, root)
             self._signing = number, Signing(root, ",".join(keyid[:16] for keyid in keyids))
         return self._signing[1]
 

@@ -11,6 +11,7 @@ from sqlmodel import col
 from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
 
 from firmware_schemas.release import ReleaseTarget, decode_manifest, targets_of
+from sdx_hub.observing import DIRECTOR_DOCUMENTS, SIGN_DIRECTOR, observed
 from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.releases import Release
@@ -93,22 +94,24 @@ class DocumentWriter:
             for identity, (desired_version, _) in devices.items()
             if identity not in held or not held[identity].will_do(desired_version, signing, now)
         ]
+        if not stale:
+            return held
         assigned = await self._assigned(session, stale)
         made = []
-        for identity in stale:
-            desired_version, hardware = devices[identity]
-            targets: dict[str, TargetFile] = {}
-            for release in assigned[identity]:
-                targets |= director.targets_for(release, hardware)
-            action = f"{identity}.{desired_version}" if targets else ""
-            version = held[identity].documents.version + 1 if identity in held else 1
-            documents = director.sign(
-                Instructions(identity, action, targets), version, signing.root, self._signers, now=now, life=self._life
-            )
-            made.append(_row(identity, desired_version, documents, signing.id, now))
-            held[identity] = self._held(documents, desired_version, signing.id, now)
-        if made:
-            await _store(session, made)
+        with observed.step(SIGN_DIRECTOR):
+            for identity in stale:
+                desired_version, hardware = devices[identity]
+                targets: dict[str, TargetFile] = {}
+                for release in assigned[identity]:
+                    targets |= director.targets_for(release, hardware)
+                action = f"{identity}.{desired_version}" if targets else ""
+                instructions = Instructions(identity, action, targets)
+                version = held[identity].documents.version + 1 if identity in held else 1
+                documents = director.sign(instructions, version, signing.root, self._signers, now=now, life=self._life)
+                made.append(_row(identity, desired_version, documents, signing.id, now))
+                held[identity] = self._held(documents, desired_version, signing.id, now)
+        observed.count(DIRECTOR_DOCUMENTS, len(made))
+        await _store(session, made)
         return held
 
     async def _newest(self, session: AsyncSession, device_ids: Iterable[str]) -> dict[str, Held]:

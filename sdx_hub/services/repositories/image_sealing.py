@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
+from sdx_hub.observing import IMAGE_TIMESTAMPS, SIGN_IMAGE, observed
 from sdx_hub.persistence.tables.trust import MetadataFile
 from sdx_hub.services.repositories import metadata_store as rows
 from sdx_hub.trust.online import IMAGE, Lives, OnlineSigners
@@ -46,13 +47,16 @@ async def seal(
         meta = dict(snapshot.meta) if snapshot is not None else {}
         meta |= {f"{each.role}.json": _listed(each.signed.version, each.raw) for each in new if each.role != "root"}
         following = Snapshot(_after(snapshot), expires=now + lives.snapshot, meta=meta)
-        raw = signers.seal(IMAGE, "snapshot", root, following)
+        with observed.step(SIGN_IMAGE):
+            raw = signers.seal(IMAGE, "snapshot", root, following)
         rows.add(session, IMAGE, "snapshot", signed=following, raw=raw, now=now)
         listed = _listed(following.version, raw)
     else:
         listed = timestamp.snapshot_meta
     newest = Timestamp(_after(timestamp), expires=now + lives.timestamp, snapshot_meta=listed)
-    raw = signers.seal(IMAGE, "timestamp", root, newest)
+    with observed.step(SIGN_IMAGE):
+        raw = signers.seal(IMAGE, "timestamp", root, newest)
+    observed.count(IMAGE_TIMESTAMPS)
     rows.add(session, IMAGE, "timestamp", signed=newest, raw=raw, now=now)
     await _forget(session, now, before_timestamp=newest.version, before_snapshot=listed.version)
 
