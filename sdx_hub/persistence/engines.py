@@ -135,8 +135,9 @@ def _refuse_what_cannot_be_stored(engine: AsyncEngine) -> None:
     """PostgreSQL stores no NUL in a text, SQLite cuts some functions off there: no such text comes in at all."""
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
-    def on_execute(_connection: Any, _cursor: Any, _statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        for row in parameters if many else (parameters,):
+    def on_execute(_connection: Any, _cursor: Any, _statement: str, parameters: Any, *_: Any) -> None:
+        # One statement for many rows is called many as well, and has the values of all of them in one tuple.
+        for row in parameters if isinstance(parameters, list) else (parameters,):
             for value in _values(row):
                 if isinstance(value, str) and ("\0" in value or not _encodes(value)):
                     raise BadInput("A text holds a character that is none (NUL or half of a pair).", "text_invalid")
