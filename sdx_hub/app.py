@@ -4,16 +4,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
-from pathlib import Path
 
-from sdx_hub.adapters.blobs import LocalBlobs
 from sdx_hub.adapters.clock import CorrectedClock
-from sdx_hub.adapters.upload_files import UploadFiles
+from sdx_hub.adapters.storage import Storage
 from sdx_hub.api.application import application
 from sdx_hub.api.edge import Edge
 from sdx_hub.api.hub import Hub
 from sdx_hub.api.metrics import Metrics
 from sdx_hub.api.poll import PollPath
+from sdx_hub.api.shedding import Shedding
 from sdx_hub.loops import Loops
 from sdx_hub.persistence.database import Database
 from sdx_hub.services.audit_log import AuditLogService
@@ -58,7 +57,8 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
             on_ready()
             yield hub
 
-    outermost = PollPath(Edge(application(running, version("sdx-hub"))))
+    shedding = Shedding(application(running, version("sdx-hub")), settings.max_in_flight, settings.poll_interval_s)
+    outermost = PollPath(Edge(shedding))
     return outermost
 
 
@@ -78,8 +78,9 @@ async def _running(settings: Settings, poll: PollPath) -> AsyncIterator[Hub]:
         await director.load()
         fleet = FleetState(database, clock, _poll_settings(settings))
         await fleet.load()
-        blobs = LocalBlobs(Path(settings.blobs))
-        uploads = UploadService(database, clock, blobs, UploadFiles(settings.uploads_dir))
+        storage = Storage(settings.blobs, settings.blob_key_id, settings.blob_secret, settings.uploads_dir)
+        await storage.check()
+        uploads = UploadService(database, clock, storage)
         at_end.push_async_callback(uploads.close)
         assigning = AssigningService(database, clock, fleet)
         hub = Hub(
@@ -89,7 +90,7 @@ async def _running(settings: Settings, poll: PollPath) -> AsyncIterator[Hub]:
             assigning=assigning,
             rotation=TokenRotation(database, clock, fleet, timedelta(seconds=settings.token_life_s)),
             reports=ReportService(database, clock, fleet),
-            releases=ReleaseService(database, clock, image, blobs=blobs, uploads=uploads, assigning=assigning),
+            releases=ReleaseService(database, clock, image, blobs=storage.blobs, uploads=uploads, assigning=assigning),
             uploads=uploads,
             audit=AuditLogService(database),
             image=image,
@@ -99,13 +100,14 @@ async def _running(settings: Settings, poll: PollPath) -> AsyncIterator[Hub]:
             idempotency=IdempotencyService(database, clock),
             health=HealthService(database, lambda: expiries(image.store, clock.now())),
             fleet=fleet,
-            blobs=blobs,
+            blobs=storage.served,
             metrics=Metrics(poll.tally, lambda: expiries(image.store, clock.now()), clock),
         )
         fleet.start()
         at_end.push_async_callback(fleet.stop)
         loops = _start_loops(hub, settings, shared_time)
         at_end.push_async_callback(loops.stop)
+        loops.every(0, poll.lag.measure, "loop-lag")
         poll.serve(fleet)
         yield hub
 
@@ -147,4 +149,5 @@ def _poll_settings(settings: Settings) -> PollSettings:
         interval_s=settings.poll_interval_s,
         jitter_s=settings.poll_jitter_s,
         refresh_s=settings.fleet_refresh_ms / 1000,
+        stale_s=settings.stale_s,
     )

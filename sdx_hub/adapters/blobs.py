@@ -3,9 +3,8 @@
     AB/SHA256           identity
     AB/SHA256.zst       one zstd frame of the same bytes
 
-`ObjectStoreBlobs` works with every store that obstore has (a folder, S3, memory). `LocalBlobs` is the embedded default:
-the same files in the same places, but durable (obstore does not fsync) and read by `pread` (10 to 20 times the bytes
-for a CPU-second that obstore's stream gives).
+`LocalBlobs` is the embedded default: files, durable once they are there, read by `pread` (10 times the bytes for a
+CPU-second that an object store's stream gives). `sdx_hub.adapters.object_blobs` has the same in an object store.
 """
 
 import asyncio
@@ -15,30 +14,28 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
-import obstore
-from obstore.store import LocalStore, ObjectStore
-
-from sdx_hub.domain.errors import NotFound
+from sdx_hub.domain.errors import NotFound, Unavailable
 
 Encoding = Literal["identity", "zstd"]
 ENCODINGS: tuple[Encoding, ...] = ("identity", "zstd")
 READ_BYTES = 256 * 1024
 """One piece of a reading: what each download under way holds in memory."""
 
-_PUT_PART_BYTES = 8 * 1024**2
-_PUT_PARTS = 2
 _SCRATCH_PREFIX = ".incoming-"
 _SCRATCH_LIFE_S = 3600
 _KEY = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})(\.zst)?")
 
 
-class BlobStore(Protocol):
-    """Immutable bytes. Every method may be called by many tasks at once."""
+class BlobReader(Protocol):
+    """What serving needs. Every method may be called by many tasks at once.
+
+    All methods raise `Unavailable` where the store does not answer (code `blob_store_unavailable`).
+    """
 
     async def stat(self, sha256: str, encoding: Encoding) -> int | None:
         """Bytes of a representation, or None where it is not stored."""
@@ -47,10 +44,20 @@ class BlobStore(Protocol):
     def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncIterator[bytes]:
         """Bytes `start` to `start + length` in pieces; fewer where the blob ends before.
 
+        Args:
+            sha256: Of the payload.
+            encoding: Which representation.
+            start: Lies in the blob.
+            length: None are read where it is 0.
+
         Raises:
             NotFound: It is not stored (code `blob_not_found`).
         """
         ...
+
+
+class BlobStore(BlobReader, Protocol):
+    """Immutable bytes."""
 
     async def put(self, sha256: str, encoding: Encoding, source: Path) -> None:
         """Take a file into the store: afterwards it is stored for good, whole, and the source is gone.
@@ -58,6 +65,9 @@ class BlobStore(Protocol):
         The caller has checked that the file is what `sha256` names. A representation that is stored already stays as
         it is: another encoder may have compressed the same payload to other bytes, and a device that resumes a
         download must not get half of each.
+
+        Raises:
+            Unavailable: The store is full (code `storage_full`).
         """
         ...
 
@@ -81,54 +91,7 @@ def named_by(key: str) -> tuple[str, Encoding] | None:
     return (match[2], "zstd" if match[3] else "identity") if match else None
 
 
-class ObjectStoreBlobs:
-    """Blobs in an object store.
-
-    Args:
-        store: Of obstore; its `put` appears whole or not at all.
-    """
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-
-    async def stat(self, sha256: str, encoding: Encoding) -> int | None:
-        try:
-            return (await obstore.head_async(self._store, key_of(sha256, encoding)))["size"]
-        except FileNotFoundError:
-            return None
-
-    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncIterator[bytes]:
-        size = await self.stat(sha256, encoding)
-        if size is None:
-            raise _not_found(sha256)
-        end = min(start + length, size)
-        if start >= end:
-            return  # Stores refuse an empty range.
-        found = await obstore.get_async(self._store, key_of(sha256, encoding), options={"range": (start, end)})
-        async for piece in found.stream(min_chunk_size=READ_BYTES):
-            yield bytes(piece)
-
-    async def put(self, sha256: str, encoding: Encoding, source: Path) -> None:
-        if await self.stat(sha256, encoding) is None:
-            key = key_of(sha256, encoding)
-            await obstore.put_async(self._store, key, source, chunk_size=_PUT_PART_BYTES, max_concurrency=_PUT_PARTS)
-        await asyncio.to_thread(source.unlink)
-
-    async def delete(self, sha256: str) -> None:
-        for encoding in ENCODINGS:
-            try:
-                await obstore.delete_async(self._store, key_of(sha256, encoding))
-            except FileNotFoundError:
-                continue
-
-    async def stored(self) -> AsyncIterator[tuple[str, Encoding, int]]:
-        async for page in obstore.list(self._store):
-            for each in page:
-                if (named := named_by(each["path"])) is not None:
-                    yield *named, each["size"]
-
-
-class LocalBlobs(ObjectStoreBlobs):
+class LocalBlobs:
     """Blobs in a folder of this machine.
 
     Args:
@@ -137,7 +100,6 @@ class LocalBlobs(ObjectStoreBlobs):
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        super().__init__(LocalStore(folder))
         self._folder = folder
         for left in folder.glob(f"*/{_SCRATCH_PREFIX}*"):
             with suppress(FileNotFoundError):
@@ -154,7 +116,7 @@ class LocalBlobs(ObjectStoreBlobs):
         try:
             handle = os.open(self._folder / key_of(sha256, encoding), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise _not_found(sha256) from None
+            raise not_found(sha256) from None
         try:
             end = start + length
             while start < end and (
@@ -166,7 +128,26 @@ class LocalBlobs(ObjectStoreBlobs):
             os.close(handle)
 
     async def put(self, sha256: str, encoding: Encoding, source: Path) -> None:
-        await asyncio.to_thread(self._take, source, self._folder / key_of(sha256, encoding))
+        with room():
+            await asyncio.to_thread(self._take, source, self._folder / key_of(sha256, encoding))
+
+    async def delete(self, sha256: str) -> None:
+        for encoding in ENCODINGS:
+            (self._folder / key_of(sha256, encoding)).unlink(missing_ok=True)
+
+    async def stored(self) -> AsyncIterator[tuple[str, Encoding, int]]:
+        for folder in await asyncio.to_thread(lambda: sorted(self._folder.iterdir())):
+            for found in await asyncio.to_thread(self._stored_in, folder):
+                yield found
+
+    def _stored_in(self, folder: Path) -> list[tuple[str, Encoding, int]]:
+        found: list[tuple[str, Encoding, int]] = []
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            named = named_by(f"{folder.name}/{path.name}")
+            with suppress(FileNotFoundError):
+                if named is not None:
+                    found.append((*named, path.stat().st_size))
+        return found
 
     def _take(self, source: Path, target: Path) -> None:
         if target.exists():
@@ -178,7 +159,7 @@ class LocalBlobs(ObjectStoreBlobs):
             sync_folder(self._folder)
         sync_file(source)
         try:
-            source.replace(target)
+            _name(source, target)
         except OSError as error:
             if error.errno != errno.EXDEV:  # The blobs are on a file system of their own.
                 raise
@@ -186,11 +167,34 @@ class LocalBlobs(ObjectStoreBlobs):
             try:
                 shutil.copyfile(source, scratch)
                 sync_file(scratch)
-                scratch.replace(target)
+                _name(scratch, target)
             finally:
                 scratch.unlink(missing_ok=True)
-            source.unlink()
         sync_folder(target.parent)
+        source.unlink()
+
+
+def _name(source: Path, target: Path) -> None:
+    """Give the file its name, unless another process just gave it to another one: a rename would replace that."""
+    with suppress(FileExistsError):
+        target.hardlink_to(source)
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """Turn a full disk into an answer that says so.
+
+    Raises:
+        Unavailable: The disk is full (code `storage_full`).
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise Unavailable(
+            "The hub's disk is full. Nothing is lost; make room there and run the same command again.", "storage_full"
+        ) from error
 
 
 def sync_file(path: Path) -> None:
@@ -211,5 +215,5 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _not_found(sha256: str) -> NotFound:
+def not_found(sha256: str) -> NotFound:
     return NotFound(f"There is no blob {sha256[:12]}... here.", "blob_not_found")

@@ -11,9 +11,9 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation, Parameter, Reference, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPResponseStartEvent, Receive, Scope, Send
 
-from sdx_hub.adapters.blobs import BlobStore, Encoding
+from sdx_hub.adapters.blobs import BlobReader, Encoding
 from sdx_hub.api import problems
 from sdx_hub.api.auth import device_or_person
 from sdx_hub.api.hub import Hub
@@ -53,13 +53,22 @@ class Answer:
         self._body = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        start: HTTPResponseStartEvent = {
+            "type": "http.response.start",
+            "status": self._status,
+            "headers": self._headers,
+        }
         if isinstance(self._body, bytes):
+            await send(start)
             await send({"type": "http.response.body", "body": self._body, "more_body": False})
             return
         try:
-            async for piece in self._body:
+            # The first piece before the status: a store that is away is a 503, and later only a broken connection.
+            piece = await anext(self._body, b"")
+            await send(start)
+            while piece:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                piece = await anext(self._body, b"")
         finally:
             # A client that goes away must not leave the file open until somebody collects the generator.
             if isinstance(self._body, AsyncGenerator):
@@ -67,7 +76,7 @@ class Answer:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def serve(request: Request[Any, Any, Any], blobs: BlobStore, sha256: str, cache: str) -> ASGIApp:
+async def serve(request: Request[Any, Any, Any], blobs: BlobReader, sha256: str, cache: str) -> ASGIApp:
     """Answer a GET or HEAD of one blob.
 
     Args:
@@ -121,7 +130,7 @@ def check_digest(text: str) -> str:
     return text
 
 
-async def _representation(request: Request[Any, Any, Any], blobs: BlobStore, sha256: str) -> tuple[Encoding, int]:
+async def _representation(request: Request[Any, Any, Any], blobs: BlobReader, sha256: str) -> tuple[Encoding, int]:
     if accepts(request.headers.get("accept-encoding", ""), "zstd"):
         packed = await blobs.stat(sha256, "zstd")
         if packed is not None:

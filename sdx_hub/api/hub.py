@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from sdx_hub.adapters.blobs import BlobStore
+from sdx_hub.adapters.blobs import BlobReader
 from sdx_hub.api.metrics import Metrics
 from sdx_hub.services.audit_log import AuditLogService
 from sdx_hub.services.devices.assigning import AssigningService
@@ -41,5 +41,5 @@ class Hub(Struct, frozen=True):
     idempotency: IdempotencyService
     health: HealthService
     fleet: FleetState
-    blobs: BlobStore
+    blobs: BlobReader
     metrics: Metrics

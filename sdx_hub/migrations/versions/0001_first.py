@@ -39,6 +39,7 @@ TABLES = (
     "director_document",
     "installed_component",
     "release",
+    "upload_piece",
     "assignment",
     "proposal",
 )
@@ -324,6 +325,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("device_id", "name", name=op.f("pk_installed_component")),
     )
     op.create_index("ix_installed_component_product_version", "installed_component", ["product", "version"])
+
+    op.create_table(
+        "upload_piece",
+        sa.Column("upload_id", sa.String(64), nullable=False),
+        sa.Column("offset", BIG, autoincrement=False, nullable=False),
+        sa.Column("name", sa.String(128), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["upload_id"], ["upload.id"], name=op.f("fk_upload_piece_upload_id_upload"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("upload_id", "offset", name=op.f("pk_upload_piece")),
+    )
 
     op.create_table(
         "release",

@@ -90,7 +90,7 @@ class Upload(SQLModel, table=True):
         sha256: Of the decoded, canonical payload.
         length: Encoded bytes to come.
         decoded_length: Bytes of the payload: the cap while decompressing.
-        offset: Bytes that are on the disk for sure.
+        offset: Bytes that are stored for sure: the end of its last piece.
         state: `open`, `complete`, or `failed` (the content was refused).
     """
 
@@ -111,3 +111,19 @@ class Upload(SQLModel, table=True):
     state: str = Field(max_length=16)
     created_by: str = Field(max_length=64)
     created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+
+
+class UploadPiece(SQLModel, table=True):
+    """A part of an open upload that is stored for good.
+
+    Attributes:
+        offset: Byte of the upload that it begins at; it ends where the next one begins.
+        name: In the store of pieces.
+    """
+
+    __tablename__ = "upload_piece"
+    __table_args__ = (ForeignKeyConstraint(["upload_id"], ["upload.id"], ondelete="CASCADE"),)
+
+    upload_id: str = Field(primary_key=True, max_length=64)
+    offset: int = Field(sa_column=Column(BigInt, primary_key=True, autoincrement=False, nullable=False))
+    name: str = Field(max_length=128)

@@ -1,15 +1,16 @@
 """Resumable uploads of payloads, content-addressed.
 
-What a person may rely on, whenever the hub is killed:
+What a person may rely on, whichever hub is killed whenever:
 
-1. An offset that was acknowledged is on the disk: bytes are fsynced first, then the offset is committed.
+1. An offset that was acknowledged is stored: a piece is durable first, then its row and the offset are committed.
 2. A complete upload has its blob: both forms are in the blob store before the row says so. A crash in between leaves
-   the row open at its full length; the next request finishes it.
-3. Half-written things are resumed or swept, and never served: they lie in DATA/uploads, under other names.
+   the row open at its full length; the next request, to any hub, finishes it.
+3. Half-written things are resumed or swept, and never served: they have names that no blob has.
 
-A piece is written without a lock: its offset is committed only where the upload still is where the piece began, so of
-two connections of one person the slower gets `offset_mismatch`. What is checked in the end is a private copy, and the
-copy is what gets stored: a late write cannot slip in between.
+Pieces lie where the payloads lie, so that any hub can take the next one. A piece is stored without a lock, under a name
+that nobody used before; its row and the new offset are committed only where the upload still is where the piece
+begins. So of two connections of one person the slower gets `offset_mismatch`, and none of its bytes are in what is
+checked in the end: that is put together from the pieces that have rows, and stored from that very file.
 """
 
 import asyncio
@@ -17,7 +18,6 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -27,19 +27,20 @@ from sqlalchemy import delete, select, update
 from sqlmodel import col
 
 from firmware_schemas.limits import MAX_PAYLOAD_BYTES
-from sdx_hub.adapters.blobs import ENCODINGS, BlobStore, Encoding
+from sdx_hub.adapters.blobs import ENCODINGS, Encoding, room
 from sdx_hub.adapters.clock import Clock
-from sdx_hub.adapters.upload_files import UploadFiles, room
+from sdx_hub.adapters.storage import Storage
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, ConflictError, NotFound, TooLarge, TrustError, Unavailable
 from sdx_hub.persistence.database import Database
-from sdx_hub.persistence.tables.releases import Upload
+from sdx_hub.persistence.tables.releases import Upload, UploadPiece
+from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.releases import payload_intake
 
 UPLOAD_LIFE = timedelta(days=7)
 """An upload that was not finished by then is given up."""
 MAX_OPEN_UPLOADS = 256
-"""Of one person: so many may lie around half-done on the disk."""
+"""Of one person: so many may lie around half-done."""
 
 _WRITE_BYTES = 1024**2
 _FINISHING = 2
@@ -56,7 +57,7 @@ class Begun(Struct, frozen=True):
 
 
 class Appended(Struct, frozen=True):
-    """How far an upload is: bytes that are on the disk for sure, and whether the payload is stored."""
+    """How far an upload is: bytes that are stored for sure, and whether the payload is stored."""
 
     offset: int
     complete: bool
@@ -68,15 +69,15 @@ class UploadService:
     Args:
         database: Where the offsets are.
         clock: For ages.
-        blobs: Where payloads go.
-        files: DATA/uploads.
+        storage: Where payloads and their pieces go.
     """
 
-    def __init__(self, database: Database, clock: Clock, blobs: BlobStore, files: UploadFiles) -> None:
+    def __init__(self, database: Database, clock: Clock, storage: Storage) -> None:
         self._database = database
         self._clock = clock
-        self._blobs = blobs
-        self._files = files
+        self._blobs = storage.blobs
+        self._pieces = storage.pieces
+        self._scratch = storage.scratch
         self._slots = asyncio.Semaphore(_FINISHING)
         self._finishing: dict[str, asyncio.Task[None]] = {}
 
@@ -110,15 +111,11 @@ class UploadService:
             mine = select(Upload).where(col(Upload.created_by) == principal.name, col(Upload.state) == "open")
             row = await uow.session.scalar(mine.where(col(Upload.sha256) == sha256))
             if row is not None and (row.length, row.encoding, row.decoded_length) == (length, encoding, decoded_length):
-                on_disk = self._files.size(row.id)
-                if on_disk < row.offset:  # The folder was lost, or restored from an older backup.
-                    row.offset = on_disk
-                    await uow.commit()
                 return Begun(exists=False, id=row.id, offset=row.offset)
             if row is not None:  # Compressed anew to another length: what is here is of no use.
                 row.state = "failed"
                 await uow.session.flush()
-                uow.after_commit(partial(self._drop, row.id))
+                await self._forget_pieces(uow, row.id)
             elif len((await uow.session.scalars(mine)).all()) >= MAX_OPEN_UPLOADS:
                 raise ConflictError(
                     f"{principal.name} has {MAX_OPEN_UPLOADS} open uploads. Finish some, or wait until they are given "
@@ -172,22 +169,15 @@ class UploadService:
         row = await self._mine(principal, upload_id)
         if row.state == "complete":
             return Appended(row.length, complete=True)  # The answer to the last piece was lost.
-        if offset != row.offset or self._files.size(row.id) < offset:
-            raise await self._mismatch(row)
-        end, broken = await self._write(row, offset, stream)
-        if end > offset:
-            async with self._database.unit_of_work() as uow:
-                moved = await uow.session.execute(
-                    update(Upload)
-                    .where(col(Upload.id) == row.id, col(Upload.state) == "open", col(Upload.offset) == offset)
-                    .values(offset=end)
-                    .returning(col(Upload.id))
-                )
-                if moved.scalar_one_or_none() is not None:
-                    await uow.commit()
-                    row.offset = end
-            if row.offset != end:
-                raise await self._mismatch(row)
+        if offset != row.offset:
+            raise await self._mismatch(row.id)
+        source = self._scratch.path()
+        try:
+            end, broken = await self._receive(row, offset, stream, source)
+            if end > offset:
+                await self._store_piece(row.id, offset, end, source)
+        finally:
+            await asyncio.to_thread(self._scratch.remove, source)
         if broken is not None:
             raise broken
         if end == row.length:
@@ -198,7 +188,7 @@ class UploadService:
         """Store bytes that the hub holds whole, a manifest for instance; return their digest."""
         sha256 = hashlib.sha256(raw).hexdigest()
         if not await self._stored(sha256):
-            source = self._files.scratch()
+            source = self._scratch.path()
             with room():
                 await asyncio.to_thread(source.write_bytes, raw)
             await self._store(source, sha256, "identity", len(raw))
@@ -218,10 +208,12 @@ class UploadService:
             )
             count = len(given_up.all())
             await uow.session.execute(delete(Upload).where(aged, col(Upload.state) != "open"))
+            still_open = select(col(Upload.id)).where(col(Upload.state) == "open")
+            await uow.session.execute(delete(UploadPiece).where(col(UploadPiece.upload_id).not_in(still_open)))
             await uow.commit()
         async with self._database.reading() as session:
-            still_open = set(await session.scalars(select(col(Upload.id)).where(col(Upload.state) == "open")))
-        await asyncio.to_thread(self._files.sweep, still_open)
+            wanted = set(await session.scalars(select(col(UploadPiece.name))))
+        await self._pieces.sweep(wanted, self._clock.now())
         return count
 
     async def close(self) -> None:
@@ -239,25 +231,24 @@ class UploadService:
             )
         return row
 
-    async def _mismatch(self, row: Upload) -> ConflictError:
-        async with self._database.unit_of_work() as uow:
-            current = await uow.session.get(Upload, row.id)
-            on_disk = self._files.size(row.id)
-            if current is not None and current.state == "open" and on_disk < current.offset:
-                current.offset = on_disk
-                await uow.commit()
-            offset = current.offset if current is not None else 0
+    async def _mismatch(self, upload_id: str) -> ConflictError:
+        async with self._database.reading() as session:
+            current = await session.get(Upload, upload_id)
+        offset = current.offset if current is not None else 0
         return ConflictError(f"This upload goes on at byte {offset}.", "offset_mismatch", offset=offset)
 
-    async def _write(self, row: Upload, offset: int, stream: AsyncIterator[bytes]) -> tuple[int, Exception | None]:
-        """Write a piece and fsync it; return where it ends, and what broke the stream off, if anything."""
+    async def _receive(
+        self, row: Upload, offset: int, stream: AsyncIterator[bytes], target: Path
+    ) -> tuple[int, Exception | None]:
+        """Write a piece into a scratch file; return where it ends, and what broke the stream off, if anything."""
         position, pending, broken = offset, bytearray(), None
 
         async def flush() -> None:
             nonlocal position
             data = bytes(pending)
             pending.clear()
-            await asyncio.to_thread(self._files.write, row.id, position, data)
+            with room():
+                await asyncio.to_thread(_add, target, data)
             position += len(data)
 
         try:
@@ -272,9 +263,26 @@ class UploadService:
             broken = error
         if pending:
             await flush()
-        if position > offset:
-            await asyncio.to_thread(self._files.sync, row.id)
         return position, broken
+
+    async def _store_piece(self, upload_id: str, offset: int, end: int, source: Path) -> None:
+        """Store a piece, then acknowledge it, if the upload still is where it begins."""
+        name = f"{upload_id}/{offset}-{secrets.token_hex(8)}"
+        await self._pieces.put(name, source)
+        async with self._database.unit_of_work() as uow:
+            moved = await uow.session.execute(
+                update(Upload)
+                .where(col(Upload.id) == upload_id, col(Upload.state) == "open", col(Upload.offset) == offset)
+                .values(offset=end)
+                .returning(col(Upload.id))
+            )
+            mine = moved.scalar_one_or_none() is not None
+            if mine:
+                uow.session.add(UploadPiece(upload_id=upload_id, offset=offset, name=name))
+                await uow.commit()
+        if not mine:
+            await self._pieces.drop([name])
+            raise await self._mismatch(upload_id)
 
     async def _finished(self, row: Upload) -> None:
         """Wait until the payload is checked and stored; a client that goes away does not stop that."""
@@ -292,17 +300,18 @@ class UploadService:
     async def _finish(self, row: Upload) -> None:
         refusal: TrustError | None = None
         async with self._slots:
+            source = self._scratch.path()
             try:
-                if row.length == 0:
-                    await asyncio.to_thread(self._files.write, row.id, 0, b"")
-                source = await asyncio.to_thread(self._files.private_copy, row.id)
-                await self._store(source, row.sha256, cast(Encoding, row.encoding), row.decoded_length)
+                missing = await self._put_together(row, source)
+                if missing is None:
+                    await self._store(source, row.sha256, cast(Encoding, row.encoding), row.decoded_length)
+                elif not await self._stored(row.sha256):  # Another hub may have been faster.
+                    await self._go_back(row, missing)
+                    raise await self._mismatch(row.id)
             except TrustError as error:
                 refusal = error
-            except FileNotFoundError:
-                # Another worker was faster, or somebody cleared the folder.
-                if not await self._stored(row.sha256):
-                    raise await self._mismatch(row) from None
+            finally:
+                await asyncio.to_thread(self._scratch.remove, source)
         async with self._database.unit_of_work() as uow:
             ended = await uow.session.execute(
                 update(Upload)
@@ -313,15 +322,56 @@ class UploadService:
             if ended.scalar_one_or_none() is not None:
                 verb, code = ("upload.refuse", refusal.code) if refusal else ("upload.complete", "")
                 await uow.audit(row.created_by, verb, row.sha256, length=row.decoded_length, code=code)
+                await self._forget_pieces(uow, row.id)
                 await uow.commit()
-        await self._drop(row.id)
         if refusal is not None:
             raise refusal
+
+    async def _put_together(self, row: Upload, target: Path) -> int | None:
+        """Write the pieces into a file; return where the first one begins that is not there as it was stored."""
+        async with self._database.reading() as session:
+            found = await session.scalars(
+                select(UploadPiece).where(col(UploadPiece.upload_id) == row.id).order_by(col(UploadPiece.offset))
+            )
+            pieces = found.all()
+        await asyncio.to_thread(target.touch)
+        ends = [piece.offset for piece in pieces[1:]] + [row.length]
+        for piece, end in zip(pieces, ends, strict=False):
+            try:
+                await self._pieces.add_to(target, piece.name)
+            except FileNotFoundError:
+                return piece.offset
+            if (await asyncio.to_thread(target.stat)).st_size != end:
+                return piece.offset
+        return None if pieces or row.length == 0 else 0
+
+    async def _go_back(self, row: Upload, offset: int) -> None:
+        """Have the pieces from `offset` on sent again: the store was lost, or restored from an older backup."""
+        async with self._database.unit_of_work() as uow:
+            moved = await uow.session.execute(
+                update(Upload)
+                .where(col(Upload.id) == row.id, col(Upload.state) == "open", col(Upload.offset) == row.length)
+                .values(offset=offset)
+                .returning(col(Upload.id))
+            )
+            if moved.scalar_one_or_none() is not None:
+                await self._forget_pieces(uow, row.id, offset)
+                await uow.commit()
+
+    async def _forget_pieces(self, uow: UnitOfWork, upload_id: str, offset: int = 0) -> None:
+        """Remove the rows of pieces from `offset` on, and the pieces themselves once that is committed."""
+        forgotten = await uow.session.scalars(
+            delete(UploadPiece)
+            .where(col(UploadPiece.upload_id) == upload_id, col(UploadPiece.offset) >= offset)
+            .returning(col(UploadPiece.name))
+        )
+        names = forgotten.all()
+        uow.after_commit(lambda: self._pieces.drop(names))
 
     async def _store(self, source: Path, sha256: str, encoding: Encoding, decoded_length: int) -> None:
         """Check a private file, and put it and its other form into the blob store; afterwards both are gone."""
         other: Encoding = "identity" if encoding == "zstd" else "zstd"
-        scratch = self._files.scratch()
+        scratch = self._scratch.path()
         try:
             with room():
                 if encoding == "zstd":
@@ -331,13 +381,10 @@ class UploadService:
                 await self._blobs.put(sha256, other, scratch)
                 await self._blobs.put(sha256, encoding, source)
         finally:
-            await asyncio.to_thread(self._files.remove, scratch, source)
+            await asyncio.to_thread(self._scratch.remove, scratch, source)
 
     async def _stored(self, sha256: str) -> bool:
         return all([await self._blobs.stat(sha256, encoding) is not None for encoding in ENCODINGS])
-
-    async def _drop(self, upload_id: str) -> None:
-        await asyncio.to_thread(self._files.drop, upload_id)
 
 
 def _check_order(sha256: str, length: int, encoding: str, decoded_length: int) -> None:
@@ -352,6 +399,11 @@ def _check_order(sha256: str, length: int, encoding: str, decoded_length: int) -
     # RFC 8878 allows more (empty blocks without end); no encoder needs it. zstd's own bound is 1/256 and 64 bytes.
     if length > decoded_length + decoded_length // 128 + 1024:
         raise TooLarge("The compressed form is far larger than the payload: compress it again.", "too_large")
+
+
+def _add(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
 
 
 def _refuse_surplus(length: int, end: int) -> None:

@@ -16,8 +16,8 @@ from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from firmware_schemas.errors import InvalidManifest, InvalidName
 from firmware_schemas.release import Component, Document, ReleaseManifest, encode_manifest
-from sdx_hub.adapters.blobs import LocalBlobs
-from sdx_hub.adapters.upload_files import UploadFiles
+from sdx_hub.adapters.blobs import BlobStore
+from sdx_hub.adapters.storage import Storage
 from sdx_hub.domain.errors import BadInput, ConflictError, HubError, NotAllowed, NotFound, TrustError
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.assignments import Action, Assignment
@@ -58,7 +58,7 @@ class Setup:
     database: Database
     clock: MovableClock
     trust: TrustHub
-    blobs: LocalBlobs
+    blobs: BlobStore
     uploads: UploadService
     releases: ReleaseService
     fleet: FleetState
@@ -89,13 +89,13 @@ class Setup:
 @pytest.fixture
 async def hub(tmp_path: Path, database: Database, clock: MovableClock) -> Setup:
     trust = await start_trust_hub(database, clock, tmp_path, "nav", "pay")
-    blobs = LocalBlobs(tmp_path / "blobs")
-    uploads = UploadService(database, clock, blobs, UploadFiles(tmp_path / "uploads"))
+    storage = Storage(str(tmp_path / "blobs"), "", "", tmp_path / "uploads")
+    uploads = UploadService(database, clock, storage)
     fleet = FleetState(database, clock, PollSettings())
     assigning = AssigningService(database, clock, fleet)
-    releases = ReleaseService(database, clock, trust.image, blobs=blobs, uploads=uploads, assigning=assigning)
+    releases = ReleaseService(database, clock, trust.image, blobs=storage.blobs, uploads=uploads, assigning=assigning)
     await uploads.keep(CONTENT)
-    return Setup(database, clock, trust, blobs, uploads, releases, fleet)
+    return Setup(database, clock, trust, storage.blobs, uploads, releases, fleet)
 
 
 async def test_two_signatures_publish(hub: Setup) -> None:

@@ -3,23 +3,28 @@ import hashlib
 import os
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
 import zstandard
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlmodel import col
 
 from firmware_schemas.limits import MAX_PAYLOAD_BYTES
-from sdx_hub.adapters import upload_files
-from sdx_hub.adapters.blobs import Encoding, LocalBlobs
-from sdx_hub.adapters.upload_files import UploadFiles
+from sdx_hub.adapters.blobs import Encoding
+from sdx_hub.adapters.object_store import UNDER_WAY, keys, open_store
+from sdx_hub.adapters.storage import Storage
 from sdx_hub.domain.access import Principal, Role
 from sdx_hub.domain.errors import BadInput, ConflictError, NotAllowed, NotFound, TooLarge, TrustError, Unavailable
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.audit import AuditEntry
-from sdx_hub.persistence.tables.releases import Upload
-from sdx_hub.services.releases.uploads import UPLOAD_LIFE, UploadService
+from sdx_hub.persistence.tables.releases import Upload, UploadPiece
+from sdx_hub.services.releases.uploads import UPLOAD_LIFE, Appended, UploadService
+from tests.support.s3 import Bucket
 from tests.unit.sdx_hub.services.conftest import OPERATOR, PUBLISHER, MovableClock
 
 RAW = b"The same bytes again and again. " * 40_000 + random.Random(7).randbytes(500_000)  # the same in every worker
@@ -33,19 +38,26 @@ async def stream(*pieces: bytes) -> AsyncIterator[bytes]:
 
 
 class Setup:
-    def __init__(self, database: Database, clock: MovableClock, folder: Path) -> None:
+    """An upload service as a hub has it, and a look at everything that it leaves behind."""
+
+    def __init__(self, database: Database, clock: MovableClock, folder: Path, bucket: Bucket | None) -> None:
         self.database = database
         self.folder = folder / "uploads"
-        self.blobs = LocalBlobs(folder / "blobs")
         self.clock = clock
+        self._place = (bucket.url, bucket.key_id, bucket.secret) if bucket else (str(folder / "blobs"), "", "")
+        self._store = open_store(*self._place) if bucket else None
         self.restart()
 
     def restart(self) -> None:
-        """A new process: nothing in memory."""
-        self.uploads = UploadService(self.database, self.clock, self.blobs, UploadFiles(self.folder))
+        """Another process, of this replica or of another one: nothing in memory."""
+        self.storage = Storage(*self._place, self.folder)
+        self.blobs = self.storage.blobs
+        self.uploads = UploadService(self.database, self.clock, self.storage)
 
     async def blob(self, encoding: Encoding = "identity", sha256: str = SHA256) -> bytes:
-        return b"".join([piece async for piece in self.blobs.read(sha256, encoding, 0, 2**40)])
+        size = await self.blobs.stat(sha256, encoding)
+        assert size is not None
+        return b"".join([piece async for piece in self.blobs.read(sha256, encoding, 0, size)])
 
     async def begin(self, packed: bytes = PACKED, sha256: str = SHA256, decoded: int = len(RAW)) -> str:
         begun = await self.uploads.begin(PUBLISHER, sha256, len(packed), "zstd", decoded)
@@ -62,13 +74,28 @@ class Setup:
             rows = await session.execute(select(col(AuditEntry.action), col(AuditEntry.subject)))
             return [(action, subject) for action, subject in rows]
 
-    def files(self) -> list[str]:
-        return sorted(path.name for path in self.folder.iterdir())
+    async def named(self) -> list[str]:
+        """The pieces that rows speak of."""
+        async with self.database.reading() as session:
+            names = await session.scalars(select(col(UploadPiece.name)).order_by(col(UploadPiece.offset)))
+            return list(names)
+
+    async def left(self) -> list[str]:
+        """Every piece and every scratch file that is there."""
+        objects = [] if self._store is None else [each["path"] async for each in keys(self._store, UNDER_WAY)]
+        return sorted([each.removeprefix(f"{UNDER_WAY}/") for each in objects]) + sorted(
+            path.name for path in self.folder.iterdir()
+        )
+
+    async def lose(self, name: str) -> None:
+        await self.storage.pieces.drop([name])
 
 
 @pytest.fixture
-def hub(database: Database, clock: MovableClock, tmp_path: Path) -> Setup:
-    return Setup(database, clock, tmp_path)
+def hub(request: pytest.FixtureRequest, database: Database, clock: MovableClock, tmp_path: Path) -> Setup:
+    """The two ways that a hub is set up: SQLite with a folder, PostgreSQL with S3."""
+    bucket = request.getfixturevalue("s3") if database.backend == "postgresql" else None
+    return Setup(database, clock, tmp_path, bucket)
 
 
 async def test_a_compressed_payload_in_pieces_becomes_both_forms(hub: Setup) -> None:
@@ -81,7 +108,7 @@ async def test_a_compressed_payload_in_pieces_becomes_both_forms(hub: Setup) -> 
     assert (last.offset, last.complete) == (len(PACKED), True)
     assert await hub.blob() == RAW
     assert await hub.blob("zstd") == PACKED
-    assert hub.files() == []
+    assert await hub.left() == []
     assert await hub.audited() == [("upload.complete", SHA256)]
     assert (await hub.uploads.begin(PUBLISHER, SHA256, len(PACKED), "zstd", len(RAW))).exists
 
@@ -121,7 +148,7 @@ async def test_compressed_anew_to_another_length_begins_anew(hub: Setup) -> None
     begun = await hub.uploads.begin(PUBLISHER, SHA256, len(RAW), "identity", len(RAW))
     assert begun.id != identity
     assert begun.offset == 0
-    assert hub.files() == []
+    assert await hub.left() == []
     with pytest.raises(NotFound):
         await hub.uploads.status(PUBLISHER, identity)
 
@@ -136,40 +163,45 @@ async def test_a_wrong_offset_says_where_to_go_on(hub: Setup) -> None:
         assert refused.value.extra == {"offset": 1000}
 
 
-async def test_of_two_connections_one_is_sent_to_the_others_offset(hub: Setup) -> None:
+async def test_of_two_connections_one_is_sent_to_the_others_offset_and_its_bytes_are_nowhere(hub: Setup) -> None:
     identity = await hub.begin()
-    gate = asyncio.Event()
+    gate, waiting = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
-        yield PACKED[:10]
+        yield b"garbage"
+        waiting.set()
         await gate.wait()
-        yield PACKED[10:50]
+        yield b"and more"
 
     late = asyncio.create_task(hub.uploads.append(PUBLISHER, identity, 0, slow()))
-    await asyncio.sleep(0.01)
+    await waiting.wait()
     assert (await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED[:2000]))).offset == 2000
     gate.set()
     with pytest.raises(ConflictError) as refused:
         await late
     assert refused.value.code == "offset_mismatch"
     assert refused.value.extra == {"offset": 2000}
+    assert len(await hub.left()) == 1
+    assert (await hub.uploads.append(PUBLISHER, identity, 2000, stream(PACKED[2000:]))).complete
+    assert await hub.blob("zstd") == PACKED
 
 
-async def test_what_a_late_connection_writes_while_the_payload_is_checked_is_not_stored(
-    hub: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = await hub.uploads.begin(PUBLISHER, SHA256, len(RAW), "identity", len(RAW))
-    store = hub.uploads._store
-    files = UploadFiles(hub.folder)
+async def test_a_late_connection_to_a_complete_upload_leaves_nothing(hub: Setup) -> None:
+    identity = await hub.begin()
+    gate, waiting = asyncio.Event(), asyncio.Event()
 
-    async def meddle(*arguments: object) -> None:
-        files.write(begun.id, 0, b"garbage")
-        await store(*arguments)  # type: ignore[arg-type]
-        files.write(begun.id, 0, b"garbage")
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"garbage"
+        waiting.set()
+        await gate.wait()
 
-    monkeypatch.setattr(hub.uploads, "_store", meddle)
-    assert (await hub.uploads.append(PUBLISHER, begun.id, 0, stream(RAW))).complete
-    assert await hub.blob() == RAW
+    late = asyncio.create_task(hub.uploads.append(PUBLISHER, identity, 0, slow()))
+    await waiting.wait()
+    assert (await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED))).complete
+    gate.set()
+    with pytest.raises(ConflictError):
+        await late
+    assert await hub.left() == []
 
 
 async def test_a_broken_stream_keeps_what_arrived(hub: Setup) -> None:
@@ -185,27 +217,32 @@ async def test_a_broken_stream_keeps_what_arrived(hub: Setup) -> None:
     assert (await hub.uploads.append(PUBLISHER, identity, 500, stream(PACKED[500:]))).complete
 
 
-async def test_bytes_are_on_the_disk_before_the_offset_is_committed(
+async def test_a_piece_is_stored_for_good_before_the_offset_is_committed(
     hub: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identity = await hub.begin()
     order: list[str] = []
-    real = os.fsync
+    synced, put, commit = os.fsync, obstore.put_async, hub.database.unit_of_work
 
     def fsync(handle: int) -> None:
-        order.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
-        real(handle)
+        order.append(Path(f"/proc/self/fd/{handle}").readlink().name.partition("-")[0])
+        synced(handle)
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    commit = hub.database.unit_of_work
+    async def put_async(*arguments: Any, **options: Any) -> object:
+        done = await put(*arguments, **options)
+        order.append("object")
+        return done
 
     def unit_of_work() -> object:
         order.append("transaction")
         return commit()
 
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(obstore, "put_async", put_async)
     monkeypatch.setattr(hub.database, "unit_of_work", unit_of_work)
     await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED[:1000]))
-    assert order == [str(hub.folder / identity), str(hub.folder), "transaction"]
+    stored = ["scratch", "uploads"] if hub.database.backend == "sqlite" else ["object"]
+    assert order == [*stored, "transaction"]
 
 
 async def test_more_than_was_announced_is_refused(hub: Setup) -> None:
@@ -246,7 +283,7 @@ async def test_content_that_is_not_what_was_said_is_refused_for_good(
     assert refused.value.code == code
     assert await hub.blobs.stat(SHA256, "identity") is None
     assert await hub.blobs.stat(SHA256, "zstd") is None
-    assert hub.files() == []
+    assert await hub.left() == []
     assert (await hub.row(identity)).state == "failed"
     assert await hub.audited() == [("upload.refuse", SHA256)]
     assert (await hub.uploads.begin(PUBLISHER, SHA256, len(PACKED), "zstd", len(RAW))).id != identity
@@ -270,14 +307,17 @@ async def test_an_identity_payload_with_another_digest_is_refused(hub: Setup) ->
     assert await hub.blobs.stat(SHA256, "identity") is None
 
 
-async def test_killed_between_the_last_byte_and_the_blob_is_finished_by_the_next_request(hub: Setup) -> None:
+async def test_killed_between_the_last_piece_and_the_blob_is_finished_by_the_next_request(
+    hub: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     identity = await hub.begin()
-    await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED[:-1]))
-    # As the disk is when the process dies right after it committed the last offset.
-    UploadFiles(hub.folder).write(identity, len(PACKED) - 1, PACKED[-1:])
-    async with hub.database.unit_of_work() as uow:
-        await uow.session.execute(update(Upload).values(offset=len(PACKED)))
-        await uow.commit()
+
+    async def dies(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(hub.uploads, "_finish", dies)
+    with pytest.raises(RuntimeError):
+        await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED))
     hub.restart()
     again = await hub.uploads.begin(PUBLISHER, SHA256, len(PACKED), "zstd", len(RAW))
     assert (again.id, again.offset) == (identity, len(PACKED))
@@ -285,18 +325,60 @@ async def test_killed_between_the_last_byte_and_the_blob_is_finished_by_the_next
     assert await hub.blob() == RAW
 
 
+async def test_killed_between_the_piece_and_its_row_the_piece_is_sent_again(
+    hub: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = await hub.begin()
+
+    def dies() -> None:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(hub.database, "unit_of_work", dies)
+    with pytest.raises(RuntimeError):
+        await hub.uploads.append(PUBLISHER, identity, 0, stream(b"not the same bytes"))
+    monkeypatch.undo()
+    hub.restart()
+    assert len(await hub.left()) == 1
+    assert (await hub.uploads.begin(PUBLISHER, SHA256, len(PACKED), "zstd", len(RAW))).offset == 0
+    assert (await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED))).complete
+    assert await hub.blob("zstd") == PACKED
+
+
+async def test_two_hubs_that_finish_the_same_upload_both_say_that_it_is_complete(hub: Setup) -> None:
+    identity = await hub.begin()
+    here = hub.uploads
+    hub.restart()
+    there = hub.uploads
+    await here.append(PUBLISHER, identity, 0, stream(PACKED[:-1]))
+    first, second = await asyncio.gather(
+        here.append(PUBLISHER, identity, len(PACKED) - 1, stream(PACKED[-1:])),
+        until_complete(there, identity),
+    )
+    assert first.complete
+    assert second.complete
+    assert await hub.audited() == [("upload.complete", SHA256)]
+    assert await hub.left() == []
+    assert await hub.blob("zstd") == PACKED
+
+
+async def until_complete(uploads: UploadService, identity: str) -> Appended:
+    while True:
+        with suppress(ConflictError):
+            return await uploads.append(PUBLISHER, identity, len(PACKED), stream())
+
+
 async def test_killed_between_the_two_forms_is_finished_by_the_next_request(
     hub: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identity = await hub.begin()
-    real = LocalBlobs.put
+    real = hub.blobs.put
 
-    async def dies(self: LocalBlobs, sha256: str, encoding: Encoding, source: Path) -> None:
+    async def dies(sha256: str, encoding: Encoding, source: Path) -> None:
         if encoding == "zstd":
             raise RuntimeError("killed")
-        await real(self, sha256, encoding, source)
+        await real(sha256, encoding, source)
 
-    monkeypatch.setattr(LocalBlobs, "put", dies)
+    monkeypatch.setattr(hub.blobs, "put", dies)
     with pytest.raises(RuntimeError):
         await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED))
     monkeypatch.undo()
@@ -340,33 +422,48 @@ async def test_a_client_that_goes_away_does_not_stop_the_check_and_one_that_retu
     assert runs == 1
 
 
-async def test_a_lost_uploads_folder_starts_over_instead_of_storing_holes(hub: Setup) -> None:
+async def test_pieces_that_were_lost_are_sent_again_instead_of_storing_holes(hub: Setup) -> None:
+    identity = await hub.begin()
+    for start in (0, 1000, 2000):
+        await hub.uploads.append(PUBLISHER, identity, start, stream(PACKED[start : start + 1000]))
+    await hub.lose((await hub.named())[1])
+    with pytest.raises(ConflictError) as refused:
+        await hub.uploads.append(PUBLISHER, identity, 3000, stream(PACKED[3000:]))
+    assert (refused.value.code, refused.value.extra) == ("offset_mismatch", {"offset": 1000})
+    assert len(await hub.named()) == 1
+    assert (await hub.uploads.append(PUBLISHER, identity, 1000, stream(PACKED[1000:]))).complete
+    assert await hub.blob("zstd") == PACKED
+    assert await hub.left() == []
+
+
+async def test_a_store_of_pieces_that_was_lost_altogether(hub: Setup) -> None:
     identity = await hub.begin()
     await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED[:1000]))
-    (hub.folder / identity).unlink()
+    await hub.lose((await hub.named())[0])
     with pytest.raises(ConflictError) as refused:
         await hub.uploads.append(PUBLISHER, identity, 1000, stream(PACKED[1000:]))
     assert refused.value.extra == {"offset": 0}
     assert (await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED))).complete
 
 
-async def test_begin_tells_the_offset_that_is_really_on_the_disk(hub: Setup) -> None:
+async def test_a_piece_that_is_shorter_than_it_was_is_sent_again(hub: Setup, tmp_path: Path) -> None:
     identity = await hub.begin()
     await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED[:1000]))
-    os.truncate(hub.folder / identity, 400)
-    assert (await hub.uploads.begin(PUBLISHER, SHA256, len(PACKED), "zstd", len(RAW))).offset == 400
-    assert (await hub.uploads.append(PUBLISHER, identity, 400, stream(PACKED[400:]))).complete
-    assert await hub.blob() == RAW
+    name = (await hub.named())[0]
+    await hub.lose(name)
+    (tmp_path / "shorter").write_bytes(PACKED[:400])
+    await hub.storage.pieces.put(name, tmp_path / "shorter")
+    with pytest.raises(ConflictError) as refused:
+        await hub.uploads.append(PUBLISHER, identity, 1000, stream(PACKED[1000:]))
+    assert refused.value.extra == {"offset": 0}
 
 
 async def test_a_full_disk_says_so_and_loses_nothing(hub: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real error of a real full device."""
     identity = await hub.begin()
     await hub.uploads.append(PUBLISHER, identity, 0, stream(PACKED[:1000]))
-
-    def full(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(upload_files.os, "pwrite", full)
+    monkeypatch.setattr(hub.storage.scratch, "path", lambda: Path("/dev/full"))
+    monkeypatch.setattr(hub.storage.scratch, "remove", lambda *_: None)
     with pytest.raises(Unavailable) as refused:
         await hub.uploads.append(PUBLISHER, identity, 1000, stream(PACKED[1000:]))
     assert refused.value.code == "storage_full"
@@ -434,23 +531,38 @@ async def test_the_hub_keeps_a_manifest_like_a_payload(hub: Setup) -> None:
     assert await hub.blob() == RAW
     assert zstandard.decompress(await hub.blob("zstd")) == RAW
     assert await hub.uploads.keep(RAW) == SHA256
-    assert hub.files() == []
+    assert await hub.left() == []
 
 
-async def test_the_sweep_gives_up_what_is_old_and_leaves_the_rest(hub: Setup) -> None:
+async def test_the_sweep_gives_up_what_is_old_and_leaves_the_rest(hub: Setup, tmp_path: Path) -> None:
+    hub.clock.time = datetime.now(UTC)  # What the store says of the age of its objects is real.
     old = await hub.begin()
     await hub.uploads.append(PUBLISHER, old, 0, stream(PACKED[:1000]))
     hub.clock.move(seconds=UPLOAD_LIFE.total_seconds() + 1)
-    young = (await hub.uploads.begin(PUBLISHER, hashlib.sha256(b"y").hexdigest(), 2, "identity", 2)).id
+    young = (await hub.uploads.begin(PUBLISHER, hashlib.sha256(b"yo").hexdigest(), 2, "identity", 2)).id
     await hub.uploads.append(PUBLISHER, young, 0, stream(b"y"))
+    (tmp_path / "orphan").write_bytes(b"of a slow connection, which a crash ended before it was removed")
+    await hub.storage.pieces.put(f"{young}/0-orphan", tmp_path / "orphan")
     crashed, working = hub.folder / "scratch-crashed", hub.folder / "scratch-working"
     crashed.write_bytes(b"half")
     working.write_bytes(b"half")
-    long_ago = hub.clock.now().timestamp() - 10**9
-    for path in (hub.folder / old, hub.folder / young, crashed):
-        os.utime(path, (long_ago, long_ago))
+    for path in hub.folder.iterdir():
+        if path != working:
+            os.utime(path, (0, 0))
     assert await hub.uploads.sweep() == 1
-    assert hub.files() == sorted([young, "scratch-working"])
+    kept = [name if hub.database.backend == "postgresql" else name.replace("/", "-") for name in await hub.named()]
+    assert len(kept) == 1
+    assert kept[0].startswith(young)
+    assert await hub.left() == [*kept, "scratch-working"]
     with pytest.raises(NotFound):
         await hub.uploads.append(PUBLISHER, old, 1000, stream(PACKED[1000:]))
-    assert (await hub.uploads.status(PUBLISHER, young)).offset == 1
+    assert (await hub.uploads.append(PUBLISHER, young, 1, stream(b"o"))).complete
+
+
+async def test_the_sweep_leaves_a_piece_that_is_about_to_be_named(hub: Setup, tmp_path: Path) -> None:
+    hub.clock.time = datetime.now(UTC)
+    (tmp_path / "piece").write_bytes(b"stored, and its row is on its way")
+    await hub.storage.pieces.put("f00/0-abc", tmp_path / "piece")
+    hub.clock.move(hours=2)  # As a replica's clock may be wrong.
+    await hub.uploads.sweep()
+    assert len(await hub.left()) == 1

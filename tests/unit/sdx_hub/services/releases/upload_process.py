@@ -9,9 +9,8 @@ from pathlib import Path
 from sqlmodel import SQLModel
 
 import sdx_hub.persistence.tables  # noqa: F401 - fills the metadata
-from sdx_hub.adapters.blobs import LocalBlobs
 from sdx_hub.adapters.clock import SystemClock
-from sdx_hub.adapters.upload_files import UploadFiles
+from sdx_hub.adapters.storage import Storage
 from sdx_hub.domain.access import Principal, Role
 from sdx_hub.persistence.database import Database
 from sdx_hub.services.releases.uploads import UploadService
@@ -25,8 +24,8 @@ async def run(folder: Path) -> None:
     database = await Database.open(f"sqlite+aiosqlite:///{folder / 'hub.db'}")
     async with database.writer.begin() as connection:
         await connection.run_sync(SQLModel.metadata.create_all)
-    blobs = LocalBlobs(folder / "blobs")
-    uploads = UploadService(database, SystemClock(), blobs, UploadFiles(folder / "uploads"))
+    storage = Storage(str(folder / "blobs"), "", "", folder / "uploads")
+    uploads = UploadService(database, SystemClock(), storage)
     await uploads.sweep()
     begun = await uploads.begin(PUBLISHER, hashlib.sha256(raw).hexdigest(), len(raw), "identity", len(raw))
     say(f"begun {begun.exists} {begun.offset}")
