@@ -1,29 +1,52 @@
-"""Say which release a device should run: the desired state, counted by `desired_version`, one open action at a time."""
+"""Say which release devices should run: the desired state, counted by `desired_version`, one open action at a time.
 
-import json
-from collections import defaultdict
+Whom an order means is looked up first, without the writer's turn, and is a list of numbers. They are then assigned in
+transactions of at most `CHUNK` devices, each by a fixed number of statements whose rows never leave the database; in
+between, others have their turn. An order for more devices than that, which breaks off half-way, leaves whole chunks
+assigned and the others as they were; the same order again goes on, because who has the release already is left alone.
+"""
+
+from array import array
+from collections import Counter as Tally
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any, Final
 
-from msgspec import Struct
-from sqlalchemy import bindparam, delete, insert, select, update
+from msgspec import Struct, field
+from sqlalchemy import and_, case, delete, exists, func, insert, literal, not_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from firmware_schemas.release import ReleaseManifest, decode_manifest
+from firmware_schemas.release import ANY_HARDWARE, ReleaseManifest, decode_manifest
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, ConflictError, NotFound
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.deadlines import deadline
 from sdx_hub.persistence.tables.assignments import Action, Assignment
-from sdx_hub.persistence.tables.devices import Device, DeviceEvent, DeviceTag
+from sdx_hub.persistence.tables.devices import Device, DeviceTag
 from sdx_hub.persistence.tables.releases import Release
+from sdx_hub.persistence.types import UtcDateTime
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
+from sdx_hub.services.devices.desired_state import CURRENT_ACTION, mark, open_actions
 from sdx_hub.services.devices.device_rows import find_device
 from sdx_hub.services.devices.fleet_state import FleetState
+from sdx_hub.services.devices.previewing import QUERY_DEADLINE_S
+from sdx_hub.services.devices.selecting import Condition, select_devices
 
-MAX_DEVICES_PER_REQUEST = 10_000
-_CHUNK = 500
-_RETRY_AFTER = frozenset({"failed", "rolled_back", "refused", "cancelled"})
+MAX_DEVICES_PER_REQUEST: Final = 10_000
+CHUNK: Final = 10_000
+"""Devices in one transaction: about a second of the writer's turn."""
+SAMPLE: Final = 100
+"""Devices of each outcome that are named where the order did not name them."""
+_NAMES: Final = 500
+_ROWS: Final = 10_000
+_RETRY_AFTER: Final = ("failed", "rolled_back", "refused", "cancelled")
+_UNCHANGED: Final = "unchanged"
+_DETAILS: Final = {
+    "device_pending": "Accept it first: sdx device accept.",
+    "device_revoked": "It was revoked.",
+}
 
 
 class Refused(Struct, frozen=True):
@@ -34,18 +57,43 @@ class Refused(Struct, frozen=True):
     detail: str
 
 
-class Assigned(Struct, frozen=True):
-    """What an assignment did, by device id."""
+class Counts(Struct):
+    """How many devices an order reached.
 
-    assigned: list[str]
-    unchanged: list[str]
-    refused: list[Refused]
+    Attributes:
+        refused: By code.
+    """
+
+    assigned: int = 0
+    unchanged: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
 
 
-class _Plan(Struct):
-    devices: list[Device]
-    unchanged: list[str]
-    refused: list[Refused]
+class Assigned(Struct):
+    """What an assignment did, by device id; of an order by tag or query the first ones of each kind.
+
+    Attributes:
+        counts: All of them.
+    """
+
+    assigned: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+
+
+class _Order(Struct, frozen=True):
+    """What to do in each chunk.
+
+    Attributes:
+        why: For the audit log: the tag or the query.
+        named: How many devices of each kind the answer names.
+    """
+
+    principal: Principal
+    release: str
+    why: dict[str, str]
+    named: int
 
 
 class AssigningService:
@@ -55,7 +103,12 @@ class AssigningService:
         self._fleet = fleet
 
     async def assign(
-        self, principal: Principal, release_id: str, devices: list[str] | None, tag: str | None
+        self,
+        principal: Principal,
+        release_id: str,
+        devices: list[str] | None = None,
+        tag: str | None = None,
+        query: str | None = None,
     ) -> Assigned:
         """Make `release_id` the desired release of its product on these devices.
 
@@ -65,191 +118,174 @@ class AssigningService:
             principal: Who asks.
             release_id: `PRODUCT@VERSION`, published.
             devices: Ids or serials.
-            tag: Instead: every device with this tag.
+            tag: Instead: every device with this tag, except revoked ones.
+            query: Instead: every device that matches, except revoked ones.
 
         Raises:
             NotAllowed: The role does not operate devices.
             NotFound: There is no such release.
             ConflictError: It is not published (code `release_not_published`).
-            BadInput: Neither devices nor a tag are named, or both.
+            BadInput: Not exactly one of devices, tag and query is given (code `devices_or_tag`), or the query is none.
+            Unavailable: The query took too long (code `query_timeout`).
         """
         principal.require(Permission.OPERATE_DEVICES)
-        if (devices is None) == (tag is None):
-            raise BadInput("Name either devices or a tag.", "devices_or_tag")
+        if sum(each is not None for each in (devices, tag, query)) != 1:
+            raise BadInput("Name either devices, a tag or a query.", "devices_or_tag")
         if devices is not None and len(devices) > MAX_DEVICES_PER_REQUEST:
-            raise BadInput(f"At most {MAX_DEVICES_PER_REQUEST} devices in one request; or use a tag.")
-        async with self._database.unit_of_work() as uow:
-            release = await uow.session.get(Release, release_id)
-            if release is None:
-                raise NotFound(f"There is no release {release_id[:129]!r}. See: sdx release list.", "release_not_found")
-            if release.state != "published":
-                raise ConflictError(
-                    f"{release_id} is {release.state}, not published; nothing was assigned.", "release_not_published"
-                )
-            manifest = decode_manifest(release.manifest)
-            plan = _Plan([], [], [])
-            chosen = await self._chosen(uow.session, devices, tag, plan)
-            await self._sort(uow.session, release, manifest, chosen, plan)
-            if plan.devices:
-                await self._write(uow, principal, release, plan.devices)
-                await uow.commit()
-        return Assigned([device.id for device in plan.devices], plan.unchanged, plan.refused)
+            raise BadInput(f"At most {MAX_DEVICES_PER_REQUEST} devices in one request; or use a tag or a query.")
+        done = Assigned()
+        async with self._database.reading() as session:
+            await _published(session, release_id)
+            if devices is not None:
+                numbers = await self._named(session, devices, done)
+            else:
+                numbers = await self._selected(session, tag, query)
+        why = {"tag": tag} if tag is not None else {"query": query} if query is not None else {}
+        order = _Order(principal, release_id, why, MAX_DEVICES_PER_REQUEST if devices is not None else SAMPLE)
+        for start in range(0, len(numbers), CHUNK):
+            await self._assign(order, numbers[start : start + CHUNK], done)
+        return done
 
     async def unassign(self, uow: UnitOfWork, release_id: str, actor: str) -> None:
-        """Take a yanked release away from every device, inside the transaction of the yank."""
-        found = await uow.session.scalars(
-            select(Device)
-            .join(Assignment, col(Assignment.device_id) == col(Device.id))
-            .where(col(Assignment.release_id) == release_id)
-        )
-        devices = list(found)
-        if not devices:
+        """Take a yanked release away from every device, inside the transaction of the yank.
+
+        One transaction for all of them: nobody may see a yanked release that is still somebody's.
+        """
+        holders = select(col(Assignment.device_id)).where(col(Assignment.release_id) == release_id)
+        if await uow.session.scalar(holders.limit(1)) is None:
             return
-        await uow.session.execute(delete(Assignment).where(col(Assignment.release_id) == release_id))
-        await self._new_desired_state(
-            uow, devices, ended="cancelled", code="release_yanked", why=f"{release_id} yanked"
-        )
-        await uow.audit(actor, "release.unassign", release_id, devices=len(devices))
-
-    async def _chosen(
-        self, session: AsyncSession, names: list[str] | None, tag: str | None, plan: _Plan
-    ) -> list[Device]:
-        if names is None:
-            tagged = select(Device).join(DeviceTag, col(DeviceTag.device_id) == col(Device.id))
-            found = await session.scalars(
-                tagged.where(col(DeviceTag.tag) == tag, col(Device.state) != "revoked").order_by(col(Device.number))
-            )
-            return list(found)
-        chosen: dict[str, Device] = {}
-        for start in range(0, len(names), _CHUNK):
-            # Almost all names are ids: one query for many, and the writer's lock is soon free again.
-            part = names[start : start + _CHUNK]
-            by_id = {
-                device.id: device for device in await session.scalars(select(Device).where(col(Device.id).in_(part)))
-            }
-            for name in part:
-                try:
-                    device = by_id.get(name) or await find_device(session, name)
-                except NotFound as error:
-                    plan.refused.append(Refused(name, error.code, str(error)))
-                else:
-                    chosen[device.id] = device
-        return list(chosen.values())
-
-    async def _sort(
-        self, session: AsyncSession, release: Release, manifest: ReleaseManifest, chosen: list[Device], plan: _Plan
-    ) -> None:
-        held: dict[str, str] = {}
-        last: dict[str, str] = {}
-        for part in _chunks(chosen):
-            ids = [device.id for device in part]
-            rows = await session.execute(
-                select(col(Assignment.device_id), col(Assignment.release_id)).where(
-                    col(Assignment.product) == release.product, col(Assignment.device_id).in_(ids)
-                )
-            )
-            held.update((identity, release_id) for identity, release_id in rows)
-            current = [f"{device.id}.{device.desired_version}" for device in part]
-            states = await session.execute(
-                select(col(Action.device_id), col(Action.state)).where(col(Action.id).in_(current))
-            )
-            last.update((identity, state) for identity, state in states)
-        for device in chosen:
-            if device.state != "accepted":
-                detail = "Accept it first: sdx device accept." if device.state == "pending" else "It was revoked."
-                plan.refused.append(Refused(device.id, f"device_{device.state}", detail))
-            elif not manifest.fits(device.hardware):
-                detail = f"{release.id} is for {', '.join(manifest.hardware)}; this device is {device.hardware}."
-                plan.refused.append(Refused(device.id, "wrong_hardware", detail))
-            elif held.get(device.id) == release.id and last.get(device.id) not in _RETRY_AFTER:
-                plan.unchanged.append(device.id)
-            else:
-                plan.devices.append(device)
-
-    async def _write(self, uow: UnitOfWork, principal: Principal, release: Release, devices: list[Device]) -> None:
-        now = self._clock.now()
-        for part in _chunks(devices):
-            ids = [device.id for device in part]
-            await uow.session.execute(
-                delete(Assignment).where(col(Assignment.product) == release.product, col(Assignment.device_id).in_(ids))
-            )
-        rows = [
-            {"device_id": device.id, "product": release.product, "release_id": release.id, "assigned_at": now}
-            for device in devices
-        ]
-        await uow.session.execute(insert(Assignment), rows)
-        await self._new_desired_state(uow, devices, ended="superseded", code="", why=f"{release.id} assigned")
-        await uow.audit(
-            principal.name,
-            "release.assign",
-            release.id,
-            devices=[device.id for device in devices[:100]],
-            count=len(devices),
-        )
-
-    async def _new_desired_state(
-        self, uow: UnitOfWork, devices: list[Device], *, ended: str, code: str, why: str
-    ) -> None:
-        """Count the desired state up, end the open action, and open the next where something is assigned."""
         session, now = uow.session, self._clock.now()
         seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
-        desired: dict[str, dict[str, str]] = defaultdict(dict)
-        for part in _chunks(devices):
-            ids = [device.id for device in part]
-            rows = await session.execute(
-                select(col(Assignment.device_id), col(Assignment.product), col(Assignment.release_id)).where(
-                    col(Assignment.device_id).in_(ids)
-                )
-            )
-            for identity, product, release_id in rows:
-                desired[identity][product] = release_id
-            await session.execute(
-                update(Action)
-                .where(col(Action.device_id).in_(ids), col(Action.state) == "open")
-                .values(state=ended, code=code, finished_at=now)
-            )
-        versions = {device.id: device.desired_version + 1 for device in devices}
-        connection = await session.connection()
-        table = Device.metadata.tables["device"]
-        await connection.execute(
-            table.update()
-            .where(table.c.id == bindparam("device"))
-            .values(desired_version=bindparam("version"), has_assignment=bindparam("assigned"), change_seq=seq),
-            [
-                {"device": identity, "version": version, "assigned": bool(desired[identity])}
-                for identity, version in versions.items()
-            ],
+        others = exists().where(col(Assignment.device_id) == col(Device.id), col(Assignment.release_id) != release_id)
+        count = await mark(session, seq, col(Device.id).in_(holders), has_assignment=others)
+        await session.execute(
+            delete(Assignment)
+            .where(col(Assignment.release_id) == release_id)
+            .execution_options(synchronize_session=False)
         )
-        actions = [_action(identity, versions[identity], desired[identity], now) for identity in versions]
-        if opened := [action for action in actions if action["releases"] != "{}"]:
-            await session.execute(insert(Action), opened)
-        events = [
-            {
-                "device_id": identity,
-                "time": now,
-                "kind": "desired",
-                "detail": json.dumps(
-                    {"desired_version": version, "releases": desired[identity], "why": why}, sort_keys=True
-                ),
-            }
-            for identity, version in versions.items()
-        ]
-        await session.execute(insert(DeviceEvent), events)
+        await open_actions(session, seq, now, ended="cancelled", code="release_yanked", why=f"{release_id} yanked")
+        await uow.audit(actor, "release.unassign", release_id, devices=count)
         uow.after_commit(self._fleet.catch_up)
 
+    async def _named(self, session: AsyncSession, names: Sequence[str], done: Assigned) -> "array[int]":
+        """Numbers of devices by id or serial, in the order of the names; unknown ones are refused."""
+        numbers: dict[int, None] = {}
+        for start in range(0, len(names), _NAMES):
+            part = names[start : start + _NAMES]
+            # Almost all names are ids: one query for many.
+            ids = select(col(Device.id), col(Device.number)).where(col(Device.id).in_(part))
+            by_id = dict((await session.execute(ids)).all())
+            for name in part:
+                try:
+                    number = by_id.get(name) or (await find_device(session, name)).number
+                except NotFound as error:
+                    done.refused.append(Refused(name, error.code, str(error)))
+                else:
+                    numbers[number] = None
+        done.counts.refused = dict(Tally(refused.code for refused in done.refused))
+        return array("q", numbers)
 
-def _action(identity: str, version: int, releases: dict[str, str], now: datetime) -> dict[str, object]:
-    return {
-        "id": f"{identity}.{version}",
-        "device_id": identity,
-        "desired_version": version,
-        "releases": json.dumps(releases, sort_keys=True),
-        "state": "open",
-        "code": "",
-        "detail": "",
-        "created_at": now,
+    async def _selected(self, session: AsyncSession, tag: str | None, query: str | None) -> "array[int]":
+        """Numbers of devices by tag or query: eight bytes for each."""
+        async with deadline(session, QUERY_DEADLINE_S):
+            if query is not None:
+                condition = (await select_devices(session, query, self._clock.now())).condition
+            else:
+                tagged = select(col(DeviceTag.device_id)).where(col(DeviceTag.tag) == tag)
+                condition = col(Device.id).in_(tagged)
+            found = select(col(Device.number)).where(condition, col(Device.state) != "revoked")
+            rows = await session.stream_scalars(found.order_by(col(Device.number)).execution_options(yield_per=_ROWS))
+            numbers = array("q")
+            async for part in rows.partitions():
+                numbers.extend(part)
+        return numbers
+
+    async def _assign(self, order: _Order, numbers: "array[int]", done: Assigned) -> None:
+        """One transaction."""
+        async with self._database.unit_of_work() as uow:
+            session, now = uow.session, self._clock.now()
+            release, manifest = await _published(session, order.release)
+            chosen = col(Device.number).in_(numbers.tolist())
+            seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
+            wanted = and_(chosen, col(Device.state) == "accepted", _fits(manifest), not_(_left_alone(release)))
+            assigned = await mark(session, seq, wanted, has_assignment=true())
+            await _note_others(session, and_(chosen, col(Device.change_seq) != seq), manifest, order, done)
+            if not assigned:
+                return
+            await _replace_assignments(session, seq, release, now)
+            await open_actions(session, seq, now, ended="superseded", code="", why=f"{release.id} assigned")
+            first = select(col(Device.id)).where(col(Device.change_seq) == seq).order_by(col(Device.number))
+            ids = list(await session.scalars(first.limit(order.named)))
+            await uow.audit(
+                order.principal.name, "release.assign", release.id, **order.why, devices=ids[:SAMPLE], count=assigned
+            )
+            uow.after_commit(self._fleet.catch_up)
+            await uow.commit()
+        done.counts.assigned += assigned
+        done.assigned += ids[: order.named - len(done.assigned)]
+
+
+async def _published(session: AsyncSession, release_id: str) -> tuple[Release, ReleaseManifest]:
+    release = await session.get(Release, release_id)
+    if release is None:
+        raise NotFound(f"There is no release {release_id[:129]!r}. See: sdx release list.", "release_not_found")
+    if release.state != "published":
+        raise ConflictError(
+            f"{release_id} is {release.state}, not published; nothing was assigned.", "release_not_published"
+        )
+    return release, decode_manifest(release.manifest)
+
+
+def _fits(manifest: ReleaseManifest) -> Condition:
+    """What `manifest.fits` says."""
+    return true() if ANY_HARDWARE in manifest.hardware else col(Device.hardware).in_(manifest.hardware)
+
+
+def _left_alone(release: Release) -> Condition:
+    """It has the release already, and its last try is under way or has succeeded."""
+    has_it = exists().where(
+        col(Assignment.device_id) == col(Device.id),
+        col(Assignment.product) == release.product,
+        col(Assignment.release_id) == release.id,
+    )
+    to_retry = exists().where(col(Action.id) == CURRENT_ACTION, col(Action.state).in_(_RETRY_AFTER))
+    return and_(has_it, not_(to_retry))
+
+
+async def _replace_assignments(session: AsyncSession, seq: int, release: Release, now: datetime) -> None:
+    marked = col(Device.change_seq) == seq
+    of_product = col(Assignment.product) == release.product
+    holders = col(Assignment.device_id).in_(select(col(Device.id)).where(marked))
+    await session.execute(delete(Assignment).where(of_product, holders).execution_options(synchronize_session=False))
+    row = {
+        "device_id": col(Device.id),
+        "product": literal(release.product),
+        "release_id": literal(release.id),
+        "assigned_at": literal(now, UtcDateTime),
     }
+    await session.execute(insert(Assignment).from_select(list(row), select(*row.values()).where(marked)))
 
 
-def _chunks(devices: list[Device]) -> list[list[Device]]:
-    return [devices[start : start + _CHUNK] for start in range(0, len(devices), _CHUNK)]
+async def _note_others(
+    session: AsyncSession, which: Condition, manifest: ReleaseManifest, order: _Order, done: Assigned
+) -> None:
+    """Count those that did not get the release, and name the first ones."""
+    outcome: Any = case(
+        (col(Device.state) != "accepted", literal("device_") + col(Device.state)),
+        (not_(_fits(manifest)), "wrong_hardware"),
+        else_=_UNCHANGED,
+    )
+    counted = await session.execute(select(outcome, func.count()).where(which).group_by(outcome))
+    counts: dict[str, int] = dict(counted.all())
+    unchanged = counts.pop(_UNCHANGED, 0)
+    done.counts.unchanged += unchanged
+    done.counts.refused = dict(Tally(done.counts.refused) + Tally(counts))
+    named = select(col(Device.id), col(Device.hardware), outcome).where(which).order_by(col(Device.number))
+    if unchanged and (room := order.named - len(done.unchanged)) > 0:
+        rows = await session.execute(named.where(outcome == _UNCHANGED).limit(room))
+        done.unchanged += [identity for identity, _, _ in rows]
+    if counts and (room := order.named - len(done.refused)) > 0:
+        rows = await session.execute(named.where(outcome != _UNCHANGED).limit(room))
+        for identity, hardware, code in rows:
+            fits = f"{order.release} is for {', '.join(manifest.hardware)}; this device is {hardware}."
+            done.refused.append(Refused(identity, code, _DETAILS.get(code, fits)))

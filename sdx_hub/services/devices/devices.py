@@ -223,7 +223,7 @@ class DeviceService:
             device = await find_device(uow.session, name)
             mine = col(DeviceAttribute.device_id) == device.id
             held = select(col(DeviceAttribute.name), col(DeviceAttribute.value)).where(mine)
-            before = dict((await uow.session.execute(held)).tuples().all())
+            before = dict((await uow.session.execute(held)).all())
             if expected is not None and expected != before:
                 raise ConflictError("The attributes were changed in the meantime: look again.", "attributes_changed")
             if before != attributes:
