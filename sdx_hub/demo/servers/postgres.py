@@ -21,6 +21,7 @@ from sdx_hub.demo.servers import process
 
 ROLE = DATABASE = "sdx"
 """The hub's role is no superuser, as in a real installation; it may make databases, for tests."""
+SUPERUSER = "postgres"
 START_S = 30.0
 STOP_S = 60.0
 
@@ -63,8 +64,8 @@ class PostgresServer:
         """For the hub's `database_url`; it holds the password."""
         return self.url_of(DATABASE)
 
-    def url_of(self, database: str) -> str:
-        return f"postgresql+asyncpg://{ROLE}:{self._password()}@127.0.0.1:{self.port}/{database}"
+    def url_of(self, database: str, role: str = ROLE) -> str:
+        return f"postgresql+asyncpg://{role}:{self._password()}@127.0.0.1:{self.port}/{database}"
 
     @property
     def pid(self) -> int:
@@ -129,14 +130,14 @@ class PostgresServer:
             shutil.chown(self._data, "nobody", "nogroup")
         self._run(
             [
-                *(_program("initdb"), "-D", str(self._data), "--username=postgres", f"--pwfile={secret}"),
+                *(_program("initdb"), "-D", str(self._data), f"--username={SUPERUSER}", f"--pwfile={secret}"),
                 # Nobody depends on it yet; what the server itself writes later is synced as the options say.
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
             ]
         )
 
     def _make_role(self) -> None:
-        address = f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
+        address = f"host=127.0.0.1 port={self.port} user={SUPERUSER} dbname=postgres"
         statements = f"""
             CREATE ROLE {ROLE} LOGIN CREATEDB PASSWORD '{self._password()}';
             CREATE DATABASE {DATABASE} OWNER {ROLE};

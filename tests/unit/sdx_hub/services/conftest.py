@@ -1,15 +1,13 @@
-"""What services need to run for real: a database in a file, people with roles, and a clock that the test moves."""
+"""What services need to run for real: a database of each kind, people with roles, and a clock that the test moves."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from sqlmodel import SQLModel
 
-import sdx_hub.persistence.tables  # noqa: F401 - fills the metadata
 from sdx_hub.domain.access import Principal, Role
 from sdx_hub.persistence.database import Database
+from tests.support.postgres import make_tables
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -37,9 +35,8 @@ def clock() -> MovableClock:
 
 
 @pytest.fixture
-async def database(tmp_path: Path, clock: MovableClock) -> AsyncIterator[Database]:
-    database = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'hub.db'}", clock)
-    async with database.writer.begin() as connection:
-        await connection.run_sync(SQLModel.metadata.create_all)
+async def database(database_url: str, clock: MovableClock) -> AsyncIterator[Database]:
+    database = await Database.open(database_url, clock)
+    await make_tables(database)
     yield database
     await database.close()

@@ -204,8 +204,8 @@ async def test_an_old_version_stays_until_it_was_replaced_twice(hub: TrustHub, c
     assert gone.value.code == "metadata_not_found"
 
 
-async def test_workers_sign_once_and_share(tmp_path: Path, hub: TrustHub, clock: MovableClock) -> None:
-    second = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'hub.db'}", clock)
+async def test_workers_sign_once_and_share(database_url: str, hub: TrustHub, clock: MovableClock) -> None:
+    second = await Database.open(database_url, clock)
     other = await hub.another_worker(second)
     try:
         await assign(hub, DEVICE, "mavsdk")
@@ -265,9 +265,9 @@ async def test_replaced_online_keys_sign_at_once(hub: TrustHub) -> None:
     assert await hub.director.push(APPROVER, [raw]) == ["director/root 2"]
 
 
-async def test_a_root_that_comes_in_while_a_device_waits(tmp_path: Path, hub: TrustHub, clock: MovableClock) -> None:
+async def test_a_root_that_comes_in_while_a_device_waits(database_url: str, hub: TrustHub, clock: MovableClock) -> None:
     """Another worker takes the root while this one waits for its turn to write: the new keys sign."""
-    second = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'hub.db'}", clock)
+    second = await Database.open(database_url, clock)
     other = await hub.another_worker(second)
     metadata = await next_root(hub, ("timestamp",))
     try:

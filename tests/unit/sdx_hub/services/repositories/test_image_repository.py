@@ -42,11 +42,15 @@ async def next_team(hub: TrustHub, *paths: str) -> Metadata[Targets]:
     return following
 
 
-async def publish(hub: TrustHub, *paths: str, signatures: int = 2, worker: TrustHub | None = None) -> None:
+async def publish(hub: TrustHub, *paths: str, signatures: int = 2) -> None:
     metadata = await next_team(hub, *paths)
     hub.people.sign(metadata, "team-nav", signatures)
-    async with (worker or hub).database.unit_of_work() as uow:
-        await (worker or hub).image.add_team_version(uow, "team-nav", metadata)
+    await add(hub, metadata)
+
+
+async def add(worker: TrustHub, metadata: Metadata[Targets]) -> None:
+    async with worker.database.unit_of_work() as uow:
+        await worker.image.add_team_version(uow, "team-nav", metadata)
         await uow.commit()
 
 
@@ -144,13 +148,14 @@ async def test_a_caller_that_rolls_back_leaves_nothing(hub: TrustHub) -> None:
     assert (await hub.signed("snapshot")).version == 1
 
 
-async def test_of_two_workers_one_makes_the_version(tmp_path: Path, hub: TrustHub, clock: MovableClock) -> None:
-    second = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'hub.db'}", clock)
+async def test_of_two_workers_one_makes_the_version(database_url: str, hub: TrustHub, clock: MovableClock) -> None:
+    second = await Database.open(database_url, clock)
     other = await hub.another_worker(second)
     try:
-        results = await asyncio.gather(
-            publish(hub, PATH), publish(hub, PATH.replace("1.0.0", "2.0.0"), worker=other), return_exceptions=True
-        )
+        one, two = await next_team(hub, PATH), await next_team(hub, PATH.replace("1.0.0", "2.0.0"))
+        for metadata in (one, two):
+            hub.people.sign(metadata, "team-nav")
+        results = await asyncio.gather(add(hub, one), add(other, two), return_exceptions=True)
         refused = [result for result in results if result is not None]
         assert [getattr(error, "code", error) for error in refused] == ["metadata_outdated"]
         assert (await hub.targets("team-nav")).version == 2
@@ -185,8 +190,8 @@ async def test_reading_the_timestamp_renews_it_too(hub: TrustHub, clock: Movable
     assert (await hub.signed("snapshot")).expires == clock.now() + timedelta(days=7)
 
 
-async def test_several_workers_renew_once(tmp_path: Path, hub: TrustHub, clock: MovableClock) -> None:
-    second = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'hub.db'}", clock)
+async def test_several_workers_renew_once(database_url: str, hub: TrustHub, clock: MovableClock) -> None:
+    second = await Database.open(database_url, clock)
     other = await hub.another_worker(second)
     try:
         clock.move(hours=7)
