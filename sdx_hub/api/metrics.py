@@ -55,7 +55,7 @@ class Metrics:
 
     def count_polls(self) -> None:
         """Bring the counters up to the tally."""
-        for answer in ("unchanged", "changed", "refused"):
+        for answer in PollTally.ANSWERS:
             now = getattr(self._polls, answer)
             POLLS.labels(answer).inc(now - getattr(self._counted, answer))
             setattr(self._counted, answer, now)

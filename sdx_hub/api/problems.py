@@ -71,7 +71,7 @@ def answer(
     if status == HTTPStatus.UNAUTHORIZED:
         more.setdefault("www-authenticate", "Bearer")
     if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
-        more.setdefault("retry-after", str(RETRY_AFTER_S))
+        more.setdefault("retry-after", str((extra or {}).get("retry_after_s", RETRY_AFTER_S)))
     return Response(document(status, code, detail, extra), status_code=status, media_type=MEDIA_TYPE, headers=more)
 
 

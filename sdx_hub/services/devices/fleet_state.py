@@ -1,79 +1,112 @@
-"""What the poll needs to know of every device, in memory, compact enough for a million of them.
+"""The poll's memory as a part of the hub: read from the database, kept right, and never believed for too long.
 
-The database is the truth. A device's `number` is its slot: the state is arrays by slot, and one dictionary from the
-token's hash to the slot. It is refreshed from `device.change_seq`: at once after a change by this process, and by a
-loop for changes that other workers made. Polls write nothing; who was seen is collected and written once a second in
-one statement.
+The database is the truth. Changes are found by `device.change_seq`: at once after a change by this process and at a
+notice of another one's, and by a loop in any case. What is in memory counts for `stale_s` from the moment at which the
+last look at the database *began*, by a clock that goes on while the process or the machine is stopped. After that no
+device is answered from it, so that everything that was committed is obeyed everywhere `stale_s` later at the latest,
+revocations above all (docs/adr/0012).
 """
 
 import asyncio
-import hashlib
-import json
-from array import array
-from collections import Counter as Tally
+import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
-import msgspec
+import structlog
 from msgspec import Struct
-from sqlalchemy import exists, select, text, update
+from sqlalchemy import update
 from sqlmodel import col
 
-from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX, PollAnswer
+from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX
 from firmware_schemas.ids import DeviceId
 from sdx_hub.adapters.clock import Clock
-from sdx_hub.domain.errors import NotAllowed, NotAuthenticated
+from sdx_hub.domain.errors import NotAuthenticated, Unavailable
+from sdx_hub.domain.spreading import spread_s
 from sdx_hub.loops import Loops
+from sdx_hub.persistence import device_feed
 from sdx_hub.persistence.database import Database
-from sdx_hub.persistence.tables.devices import Device, DeviceInventory
+from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER
+from sdx_hub.services.devices.fleet_memory import FleetMemory
+from sdx_hub.services.devices.sightings import Sightings
 
-KEY_BYTES: Final = 15
-"""Of the token's SHA-256: 120 bits cannot be found by trying, and a 15-byte string takes 48 bytes of memory, not 64."""
-
-NO_DEVICE: Final = -3
-REVOKED: Final = -2
-PENDING: Final = -1
-"""Stand in for the desired version of a slot; real ones are not negative."""
-
-_STAND_IN = {"pending": PENDING, "revoked": REVOKED}
-_ID_BYTES = 10
-_ASSIGNED, _WANTS_INVENTORY, _WANTS_TOKEN = 1, 2, 4
-_LOOK_AGAIN_S = 0.05
-_LOAD_ROWS = 10_000
+_LOOK_AGAIN_S: Final = 0.05
+_PATIENCE_S: Final = 1.0
+"""So long may a look take that a device waits for."""
+_SILENCE_S: Final = 5.0
+"""A look that hears nothing from the database for so long is given up."""
+_log = structlog.get_logger(__name__)
 
 
 class PollSettings(Struct, frozen=True):
+    """How devices poll, and how the hub keeps up.
+
+    Attributes:
+        interval_s, jitter_s: What devices are told.
+        refresh_s: Between two looks for changes that nobody told of.
+        flush_s: Between two writings of who was seen.
+        stale_s: So long counts what a look found, from its beginning.
+    """
+
     interval_s: int = 60
     jitter_s: int = 15
     refresh_s: float = 0.4
     flush_s: float = 1.0
+    stale_s: float = 10.0
+
+
+class FleetFigures(Struct, frozen=True):
+    """For metrics.
+
+    Attributes:
+        devices: By state.
+        staleness_s: Age of what is in memory now.
+        write_behind_pending: Sightings that are not written yet.
+        write_behind_lag_s: Age of the oldest of them, at the most.
+        last_refresh_rows: Devices that the last look with a result has found changed.
+    """
+
+    devices: dict[str, int]
+    staleness_s: float
+    write_behind_pending: int
+    write_behind_lag_s: float
+    last_refresh_rows: int
+
+
+def elapsed_s() -> float:
+    """Seconds of a clock that nobody sets, and that a stopped process and a machine that sleeps do not stop."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class FleetState:
-    """The poll's memory.
+    """One for each process.
+
+    Args:
+        database: With the tables.
+        clock: For what is written.
+        settings: See there.
+        now_s: For ages; see `elapsed_s`.
 
     Attributes:
-        slots: Token key to slot; the key is the first `KEY_BYTES` of the SHA-256 of the token's text.
-        versions: By slot: the desired version, or `PENDING`, `REVOKED`, `NO_DEVICE`.
-        seen: Slots that polled since the last flush; the poll adds to it.
+        memory: What polls are answered from, while `now_s() <= fresh_until_s`.
+        sightings: Who polled.
     """
 
-    def __init__(self, database: Database, clock: Clock, settings: PollSettings) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, settings: PollSettings, now_s: Callable[[], float] = elapsed_s
+    ) -> None:
         self._database = database
         self._clock = clock
         self.settings = settings
-        self.slots: dict[bytes, int] = {}
-        self.versions = array("q")
-        self.seen: set[int] = set()
-        self._next_keys: dict[bytes, int] = {}
-        self._next_of: dict[int, bytes] = {}
-        self._rotated: dict[int, str] = {}
-        self._keys = bytearray()
-        self._ids = bytearray()
-        self._flags = bytearray()
-        self._last_seq = 0
-        self._looked_at = float("-inf")
-        self._refreshing = asyncio.Lock()
+        self.now_s = now_s
+        self.memory = FleetMemory(settings.interval_s, settings.jitter_s)
+        self.sightings = Sightings(database, clock, now_s)
+        self.fresh_until_s = float("-inf")
+        self._last_seq = -1
+        self._last_rows = 0
+        self._began_s = self._looked_s = float("-inf")
+        self._failed = False
+        self._looking = asyncio.Lock()
         self._looking_again = asyncio.Lock()
         self._loops = Loops()
 
@@ -83,8 +116,8 @@ class FleetState:
 
     def start(self) -> None:
         """Start the loops of refreshing and flushing."""
-        self._loops.every(self.settings.refresh_s, self.catch_up, "fleet-refresh")
-        self._loops.every(self.settings.flush_s, self.flush, "fleet-flush")
+        self._loops.every(self.settings.refresh_s, self._refresh, "fleet-refresh")
+        self._loops.every(self.settings.flush_s, self._flush, "fleet-flush")
 
     async def stop(self) -> None:
         """Stop the loops and write what they still hold."""
@@ -92,47 +125,55 @@ class FleetState:
         await self.flush()
 
     async def catch_up(self) -> None:
-        """Apply every change that was committed since the last look."""
-        async with self._refreshing:
-            began, newest = asyncio.get_running_loop().time(), self._last_seq
-            query = (
-                select(
-                    col(Device.number),
-                    col(Device.id),
-                    col(Device.state),
-                    col(Device.token_sha256),
-                    col(Device.next_token_sha256),
-                    col(Device.desired_version),
-                    col(Device.has_assignment),
-                    col(Device.rotation_wanted),
-                    col(Device.change_seq),
-                    exists().where(col(DeviceInventory.device_id) == col(Device.id)).label("inventory"),
-                )
-                .where(col(Device.change_seq) > self._last_seq)
-                .order_by(col(Device.change_seq))
+        """Apply every change that was committed before this call; callers at the same time share one look."""
+        arrived_s = self.now_s()
+        async with self._looking:
+            if self._looked_s > arrived_s:
+                return
+            self._began_s = began_s = self.now_s()
+            try:
+                seq, rows = await self._look()
+            except BaseException:
+                self._failed = True
+                raise
+            # Only now: a look that broke off half-way is done again, and devices may share a change number.
+            self._last_seq, self._last_rows = seq, rows or self._last_rows
+            self._looked_s, self._failed = began_s, False
+            self.fresh_until_s = began_s + self.settings.stale_s
+
+    async def ensure_fresh(self) -> None:
+        """Return if what is in memory counts, after a look at the database where it has become too old.
+
+        Raises:
+            Unavailable: The database could not be asked (code `fleet_state_stale`): nobody knows whom it has revoked.
+        """
+        if self.now_s() <= self.fresh_until_s:
+            return
+        if not self._in_trouble():
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    await self._look_again()
+            except Exception as error:
+                _log.warning("fleet_look_failed", error=repr(error)[:200])
+        if self.now_s() > self.fresh_until_s:
+            raise Unavailable(
+                "The hub cannot reach its database, and what it knows of devices is too old to act upon. Come later.",
+                "fleet_state_stale",
+                retry_after_s=spread_s(self.settings.interval_s),
             )
-            async with self._database.reading() as session:
-                rows = await session.stream(query.execution_options(yield_per=_LOAD_ROWS))
-                async for part in rows.partitions():
-                    for number, identity, state, token, following, version, assigned, rotate, seq, inventory in part:
-                        self._make_room(number)
-                        self._ids[number * _ID_BYTES : (number + 1) * _ID_BYTES] = bytes.fromhex(identity[2:])
-                        self._flags[number] = (_ASSIGNED if assigned else 0) | (0 if inventory else _WANTS_INVENTORY)
-                        if rotate and number not in self._rotated:
-                            self._flags[number] |= _WANTS_TOKEN
-                        self.versions[number] = version if state == "accepted" else _STAND_IN[state]
-                        self._apply_tokens(number, token, following)
-                        newest = max(newest, seq)
-            # Only now: a reading that broke off half-way is done again, and devices may share a number.
-            self._last_seq, self._looked_at = newest, began
 
     async def find(self, token: bytes) -> int | None:
-        """The slot of a token, the slow way: it may be a new one, or one that another worker has just accepted."""
-        digest = hashlib.sha256(token).digest()
-        slot = self._slot_of(digest)
+        """The slot of a token, the slow way: it may be a new one, or what is in memory may be too old.
+
+        Raises:
+            Unavailable: See `ensure_fresh`; or the database is away, and nobody can tell about this token.
+        """
+        await self.ensure_fresh()
+        slot = self.memory.slot_of(token)
         if slot is None:
             await self._look_again()
-            slot = self._slot_of(digest)
+            await self.ensure_fresh()
+            slot = self.memory.slot_of(token)
         return slot
 
     async def authenticate(self, token: str) -> DeviceId:
@@ -141,151 +182,96 @@ class FleetState:
         Raises:
             NotAuthenticated: Nobody's (code `token_unknown`).
             NotAllowed: The device is pending or revoked.
+            Unavailable: See `find`.
         """
-        raw = token.encode("utf-8", "replace")
-        slot = self.slots.get(token_key(raw)) if token.startswith(DEVICE_TOKEN_PREFIX) else None
-        if slot is None and token.startswith(DEVICE_TOKEN_PREFIX):
-            slot = await self.find(raw)
+        slot = None
+        if token.startswith(DEVICE_TOKEN_PREFIX):
+            slot = await self.find(token.encode("utf-8", "replace"))
         if slot is None:
             raise NotAuthenticated("This device token is not known here. Enrol the device again.", "token_unknown")
-        self.refuse_unless_accepted(slot)
-        return self.device_id(slot)
-
-    def refuse_unless_accepted(self, slot: int) -> None:
-        """Return if the device may talk to the hub.
-
-        Raises:
-            NotAllowed: It is pending (`device_pending`) or revoked (`device_revoked`).
-        """
-        version = self.versions[slot]
-        if version == PENDING:
-            raise NotAllowed("This device waits until an operator accepts it: sdx device accept D.", "device_pending")
-        if version < 0:
-            raise NotAllowed("This device was revoked. It cannot come back with this key.", "device_revoked")
-
-    def device_id(self, slot: int) -> DeviceId:
-        return DeviceId("d-" + self._ids[slot * _ID_BYTES : (slot + 1) * _ID_BYTES].hex())
-
-    def asks(self, slot: int) -> bool:
-        """Whether the hub wants something of the device; until it has it, no poll is answered by 304."""
-        return bool(self._flags[slot] & (_WANTS_INVENTORY | _WANTS_TOKEN))
-
-    def answer(self, slot: int) -> bytes:
-        """The body of a 200 to a poll."""
-        version, flags = self.versions[slot], self._flags[slot]
-        return msgspec.json.encode(
-            PollAnswer(
-                desired_version=version,
-                action=f"{self.device_id(slot)}.{version}" if flags & _ASSIGNED else "",
-                interval_s=self.settings.interval_s,
-                jitter_s=self.settings.jitter_s,
-                rotate_token=bool(flags & _WANTS_TOKEN),
-                inventory=bool(flags & _WANTS_INVENTORY),
-            )
-        )
-
-    def count(self) -> dict[str, int]:
-        """Devices by state."""
-        names = {PENDING: "pending", REVOKED: "revoked"}
-        tally = Tally(names.get(version, "accepted") for version in self.versions if version != NO_DEVICE)
-        return {state: tally[state] for state in ("pending", "accepted", "revoked")}
+        self.memory.refuse_unless_accepted(slot)
+        return self.memory.device_id(slot)
 
     async def flush(self) -> None:
-        """Write who was seen and which tokens were rotated, in one transaction."""
-        if not self.seen and not self._rotated:
-            return
-        seen, self.seen = self.seen, set()
-        rotated, self._rotated = self._rotated, {}
-        try:
-            async with self._database.unit_of_work() as uow:
-                if seen:
-                    numbers = json.dumps(sorted(seen), separators=(",", ":"))
-                    now_s = int(self._clock.now().timestamp())
-                    await uow.session.execute(_SEEN[self._database.backend], {"numbers": numbers, "now": now_s})
-                for slot, token_sha256 in rotated.items():
-                    await uow.session.execute(
-                        update(Device)
-                        .where(col(Device.number) == slot, col(Device.next_token_sha256) == token_sha256)
-                        .values(
-                            token_sha256=token_sha256,
-                            next_token_sha256=None,
-                            rotated_at=self._clock.now(),
-                            rotation_wanted=False,
-                            change_seq=await uow.next_number(DEVICE_CHANGE_COUNTER),
-                        )
-                    )
-                await uow.commit()
-        except BaseException:
-            self.seen |= seen
-            self._rotated = rotated | self._rotated
-            raise
+        """Write who was seen, and which tokens were rotated."""
+        await self.sightings.flush()
+        await self._write_rotations()
+
+    def figures(self) -> FleetFigures:
+        """What an operator watches."""
+        return FleetFigures(
+            devices=dict(self.memory.counts),
+            staleness_s=self.now_s() - self._looked_s,
+            write_behind_pending=len(self.sightings.seen),
+            write_behind_lag_s=self.sightings.lag_s(),
+            last_refresh_rows=self._last_rows,
+        )
+
+    async def _look(self) -> tuple[int, int]:
+        """Read what changed; returns the number of the last change, and of how many devices there was news."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_SILENCE_S) as silence, self._database.reading() as session:
+            seq, number = await device_feed.newest(session)
+            if seq == self._last_seq:
+                return seq, 0
+            self.memory.reserve(number)
+
+            def take(rows: Iterable[device_feed.DeviceRow]) -> None:
+                self.memory.apply(rows)
+                silence.reschedule(loop.time() + _SILENCE_S)
+
+            return seq, await device_feed.changed_since(self._database, session, self._last_seq, take)
 
     async def _look_again(self) -> None:
         """Know what was committed before this call; bounded: guessing tokens causes twenty small queries a second."""
-        loop = asyncio.get_running_loop()
-        arrived = loop.time()
+        arrived_s = self.now_s()
         async with self._looking_again:
-            if self._looked_at > arrived:
+            if self._looked_s > arrived_s:
                 return  # Somebody else looked in the meantime.
-            await asyncio.sleep(max(0.0, self._looked_at + _LOOK_AGAIN_S - loop.time()))
+            await asyncio.sleep(max(0.0, self._began_s + _LOOK_AGAIN_S - self.now_s()))
             await self.catch_up()
 
-    def _slot_of(self, digest: bytes) -> int | None:
-        key = digest[:KEY_BYTES]
-        slot = self.slots.get(key)
-        if slot is None and (slot := self._next_keys.get(key)) is not None:
-            # The first use of the announced token: from now on the old one is worth nothing.
-            self._rotated[slot] = digest.hex()
-            self._set_key(slot, key)
-            self._set_next(slot, None)
-            self._flags[slot] &= ~_WANTS_TOKEN
-        return slot
+    def _in_trouble(self) -> bool:
+        """Whether the database was asked a moment ago and did not answer, so that a device need not wait for it."""
+        since_s = self.now_s() - self._began_s
+        return since_s > _PATIENCE_S if self._looking.locked() else self._failed and since_s < _PATIENCE_S
 
-    def _make_room(self, slot: int) -> None:
-        missing = slot + 1 - len(self.versions)
-        if missing > 0:
-            missing = max(missing, len(self.versions) // 8)  # Room ahead, so that enrolments do not copy it all.
-            self.versions.extend(array("q", [NO_DEVICE]) * missing)
-            self._flags.extend(bytes(missing))
-            self._ids.extend(bytes(missing * _ID_BYTES))
-            self._keys.extend(bytes(missing * KEY_BYTES))
+    async def _refresh(self) -> None:
+        failed = self._failed
+        try:
+            await self.catch_up()
+        except Exception as error:
+            if not failed:
+                _log.error("fleet_refresh_failed", error=repr(error)[:200])
+        else:
+            if failed:
+                _log.info("fleet_refreshed_again", rows=self._last_rows)
 
-    def _apply_tokens(self, slot: int, token: str, following: str | None) -> None:
-        if slot in self._rotated and self._rotated[slot] == following:
-            return  # The device uses the new token already; the database learns of it at the next flush.
-        self._set_key(slot, bytes.fromhex(token)[:KEY_BYTES])
-        self._set_next(slot, bytes.fromhex(following)[:KEY_BYTES] if following else None)
+    async def _flush(self) -> None:
+        if not self._failed:  # The database is away: what was seen waits.
+            await self.flush()
 
-    def _set_key(self, slot: int, key: bytes) -> None:
-        place = slice(slot * KEY_BYTES, (slot + 1) * KEY_BYTES)
-        old = bytes(self._keys[place])
-        if old != key and self.slots.get(old) == slot:
-            del self.slots[old]
-        self._keys[place] = key
-        self.slots.setdefault(key, slot)  # A token that is somebody's stays theirs.
-
-    def _set_next(self, slot: int, key: bytes | None) -> None:
-        old = self._next_of.pop(slot, None)
-        if old is not None and self._next_keys.get(old) == slot:
-            del self._next_keys[old]
-        if key is not None:
-            self._next_of[slot] = key
-            self._next_keys.setdefault(key, slot)
-
-
-def token_key(token: bytes) -> bytes:
-    """The key of `FleetState.slots`."""
-    return hashlib.sha256(token).digest()[:KEY_BYTES]
-
-
-_SEEN = {
-    "sqlite": text(
-        "INSERT INTO device_seen (number, last_seen_s) SELECT value, :now FROM json_each(:numbers) WHERE true "
-        "ON CONFLICT (number) DO UPDATE SET last_seen_s = excluded.last_seen_s"
-    ),
-    "postgresql": text(
-        "INSERT INTO device_seen (number, last_seen_s) "
-        "SELECT CAST(value AS bigint), :now FROM json_array_elements_text(CAST(:numbers AS json)) "
-        "ON CONFLICT (number) DO UPDATE SET last_seen_s = excluded.last_seen_s"
-    ),
-}
+    async def _write_rotations(self) -> None:
+        rotated = dict(self.memory.rotated)
+        if not rotated:
+            return
+        async with self._database.unit_of_work() as uow:
+            for slot, digest in rotated.items():
+                token_sha256 = digest.hex()
+                await uow.session.execute(
+                    update(Device)
+                    .where(col(Device.number) == slot, col(Device.next_token_sha256) == token_sha256)
+                    .values(
+                        token_sha256=token_sha256,
+                        next_token_sha256=None,
+                        rotated_at=self._clock.now(),
+                        rotation_wanted=False,
+                        change_seq=await uow.next_number(DEVICE_CHANGE_COUNTER),
+                    )
+                )
+            await uow.commit()
+        # A look that began before the commit would bring the old token back: they go once a later one has ended.
+        await self.catch_up()
+        for slot, digest in rotated.items():
+            if self.memory.rotated.get(slot) == digest:
+                del self.memory.rotated[slot]

@@ -83,16 +83,16 @@ async def test_a_known_device_is_answered_while_the_database_is_away(
     assert headers[b"sdx-poll-interval"] == b"42"
     assert headers[b"retry-after"]
     tally = client.app.tally
-    assert (tally.unchanged, tally.changed, tally.refused) == (0, 1, 1)
+    assert (tally.unchanged, tally.changed, tally.refused, tally.unavailable) == (0, 1, 0, 1)
 
 
 async def test_a_poll_is_seen_and_a_refused_one_is_not(fleet: FleetState) -> None:
     client = Client()
     client.app.serve(fleet)
     await client.get(authorization="Bearer sdxd_unknown")
-    assert fleet.seen == set()
+    assert fleet.sightings.seen == set()
     await client.get(authorization=f"Bearer {TOKEN}")
-    assert fleet.seen == {1}
+    assert fleet.sightings.seen == {1}
 
 
 async def test_only_this_path_is_taken_and_only_once_the_hub_runs(fleet: FleetState) -> None:

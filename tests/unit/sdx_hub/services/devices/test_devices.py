@@ -50,7 +50,7 @@ async def test_a_device_shows_what_it_is_should_be_and_was_last_seen_as(hub: Set
     await hub.inventory("S1", "steady", "0.9.0")
     await hub.service.tag(OPERATOR, "S1", "spring")
     await hub.service.tag(OPERATOR, "S1", "alps")
-    fleet.fleet.seen.add(1)
+    fleet.fleet.sightings.seen.add(1)
     fleet.clock.move(seconds=30)
     await fleet.fleet.flush()
     shown = await hub.service.show(VIEWER, device)

@@ -11,11 +11,12 @@ from firmware_schemas.device_api import envelope, parse_enrol_string
 from firmware_schemas.errors import SchemaError
 from sdx_hub.domain.errors import BadInput, ConflictError, HubError, NotAllowed, NotFound, TrustError
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.device_feed import PENDING, REVOKED
 from sdx_hub.persistence.tables.assignments import Action
 from sdx_hub.persistence.tables.audit import AuditEntry
 from sdx_hub.persistence.tables.devices import Device, DeviceEvent, EnrolToken
 from sdx_hub.services.devices.enrolment import MAX_ENROL_LIFE, EnrolmentService
-from sdx_hub.services.devices.fleet_state import PENDING, REVOKED, FleetState, PollSettings
+from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
 from tests.unit.sdx_hub.services.conftest import OPERATOR, PUBLISHER, MovableClock
 from tests.unit.sdx_hub.services.crafts import Craft, Digests, FixedRoots
 
@@ -261,8 +262,8 @@ async def test_devices_are_numbered_without_gaps_and_the_poll_knows_their_state(
     await hub.enrolment.revoke(OPERATOR, "S2")
     held = [await hub.device(craft) for craft in (first, second)]
     assert [device.number for device in held if device] == [1, 2]
-    assert (hub.fleet.versions[1], hub.fleet.versions[2]) == (PENDING, REVOKED)
-    assert hub.fleet.count() == {"pending": 1, "accepted": 0, "revoked": 1}
+    assert (hub.fleet.memory.versions[1], hub.fleet.memory.versions[2]) == (PENDING, REVOKED)
+    assert hub.fleet.figures().devices == {"pending": 1, "accepted": 0, "revoked": 1}
 
 
 async def test_a_request_that_is_too_large_is_not_even_decoded(hub: Setup) -> None:

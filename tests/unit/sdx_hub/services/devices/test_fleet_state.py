@@ -1,7 +1,7 @@
 import asyncio
 import hashlib
 import os
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -13,9 +13,11 @@ from firmware_schemas.device_api import PollAnswer, TokenReport
 from firmware_schemas.ids import DeviceId
 from sdx_hub.domain.errors import NotAllowed, NotAuthenticated
 from sdx_hub.persistence.database import Database
-from sdx_hub.persistence.tables.devices import Device, DeviceInventory, DeviceSeen
+from sdx_hub.persistence.device_feed import PENDING, REVOKED, DeviceRow
+from sdx_hub.persistence.tables.devices import Device, DeviceSeen
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, DEVICE_NUMBER_COUNTER
-from sdx_hub.services.devices.fleet_state import NO_DEVICE, PENDING, REVOKED, FleetState, PollSettings, token_key
+from sdx_hub.services.devices.fleet_memory import NO_DEVICE
+from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
 from sdx_hub.services.devices.reports import ReportService
 from tests.unit.sdx_hub.services.conftest import START, MovableClock
 from tests.unit.sdx_hub.services.crafts import Craft
@@ -57,13 +59,13 @@ async def test_load_knows_every_device_and_its_state(database: Database, fleet: 
     for craft, state in zip(crafts, ("accepted", "pending", "revoked"), strict=True):
         await add(database, craft, state, desired_version=7)
     await fleet.load()
-    assert list(fleet.versions)[:4] == [NO_DEVICE, 7, PENDING, REVOKED]
+    assert list(fleet.memory.versions)[:4] == [NO_DEVICE, 7, PENDING, REVOKED]
     assert await fleet.authenticate(crafts[0].token) == crafts[0].id
     for craft, code in ((crafts[1], "device_pending"), (crafts[2], "device_revoked")):
         with pytest.raises(NotAllowed) as refused:
             await fleet.authenticate(craft.token)
         assert refused.value.code == code
-    assert fleet.count() == {"pending": 1, "accepted": 1, "revoked": 1}
+    assert fleet.figures().devices == {"pending": 1, "accepted": 1, "revoked": 1}
 
 
 async def test_a_token_is_found_by_its_whole_text_only(database: Database, fleet: FleetState) -> None:
@@ -87,15 +89,13 @@ async def test_the_answer_names_the_action_only_where_something_is_assigned(
     database: Database, fleet: FleetState
 ) -> None:
     idle, busy = Craft("S1"), Craft("S2")
-    slots = [await add(database, idle), await add(database, busy, desired_version=3, has_assignment=True)]
-    async with database.unit_of_work() as uow:
-        uow.session.add(DeviceInventory(device_id=busy.id, payload="", signature="", received_at=START))
-        await uow.commit()
+    has = {"has_assignment": True, "has_inventory": True}
+    slots = [await add(database, idle), await add(database, busy, desired_version=3, **has)]
     await fleet.load()
-    first, second = (msgspec.json.decode(fleet.answer(slot), type=PollAnswer) for slot in slots)
+    first, second = (msgspec.json.decode(fleet.memory.answer(slot), type=PollAnswer) for slot in slots)
     assert first == PollAnswer(0, "", 60, 15, inventory=True)
     assert second == PollAnswer(3, f"{busy.id}.3", 60, 15, inventory=False)
-    assert [fleet.asks(slot) for slot in slots] == [True, False]
+    assert [fleet.memory.asks(slot) for slot in slots] == [True, False]
 
 
 async def test_changes_of_another_worker_are_found_by_the_loop(database: Database, clock: MovableClock) -> None:
@@ -107,7 +107,7 @@ async def test_changes_of_another_worker_are_found_by_the_loop(database: Databas
     try:
         await change(database, craft, state="revoked")
         async with asyncio.timeout(5):
-            while fleet.versions[slot] != REVOKED:
+            while fleet.memory.versions[slot] != REVOKED:
                 await asyncio.sleep(0.01)
     finally:
         await fleet.stop()
@@ -127,14 +127,14 @@ async def test_guessing_tokens_costs_few_queries_and_all_guesses_share_them(
 ) -> None:
     await fleet.load()
     looks = 0
-    real = fleet.catch_up
+    real = fleet._look
 
-    async def counted() -> None:
+    async def counted() -> tuple[int, int]:
         nonlocal looks
         looks += 1
-        await real()
+        return await real()
 
-    monkeypatch.setattr(fleet, "catch_up", counted)
+    monkeypatch.setattr(fleet, "_look", counted)
     for _ in range(4):
         found = await asyncio.gather(*(fleet.find(os.urandom(20)) for _ in range(100)))
         assert set(found) == {None}
@@ -149,7 +149,7 @@ async def test_only_what_changed_is_read_again(
         await add(database, craft)
     await fleet.load()
     read: list[int] = []
-    monkeypatch.setattr(fleet, "_apply_tokens", lambda slot, token, following: read.append(slot))
+    monkeypatch.setattr(fleet.memory, "apply", lambda rows: read.extend(row[0] for row in rows))
     await fleet.catch_up()
     await change(database, crafts[2], desired_version=1)
     await fleet.catch_up()
@@ -164,16 +164,18 @@ async def test_a_reading_that_breaks_off_misses_nothing(
     seq = 1
     for craft in crafts:
         await add(database, craft, change_seq=seq)
-    real, calls = fleet._apply_tokens, 0
+    real, broken = fleet.memory.apply, False
 
-    def breaks(slot: int, token: str, following: str | None) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise ConnectionResetError
-        real(slot, token, following)
+    def breaks(rows: Iterable[DeviceRow]) -> None:
+        nonlocal broken
+        if broken:
+            real(rows)
+            return
+        broken = True
+        real(list(rows)[:2])
+        raise ConnectionResetError
 
-    monkeypatch.setattr(fleet, "_apply_tokens", breaks)
+    monkeypatch.setattr(fleet.memory, "apply", breaks)
     with pytest.raises(ConnectionResetError):
         await fleet.catch_up()
     await fleet.catch_up()
@@ -218,16 +220,16 @@ async def test_who_was_seen_is_written_in_one_statement(
     for number in range(3):
         await add(database, Craft(f"S{number}"))
     await fleet.load()
-    fleet.seen |= {1, 3}
+    fleet.sightings.seen |= {1, 3}
     await fleet.flush()
     clock.move(seconds=5)
-    fleet.seen.add(3)
+    fleet.sightings.seen.add(3)
     await fleet.flush()
     start = int(START.timestamp())
     async with database.reading() as session:
         rows = await session.execute(select(col(DeviceSeen.number), col(DeviceSeen.last_seen_s)))
         assert set(map(tuple, rows)) == {(1, start), (3, start + 5)}
-    assert fleet.seen == set()
+    assert fleet.sightings.seen == set()
 
 
 async def test_a_flush_that_fails_is_done_again(
@@ -235,33 +237,35 @@ async def test_a_flush_that_fails_is_done_again(
 ) -> None:
     await add(database, Craft())
     await fleet.load()
-    fleet.seen.add(1)
+    fleet.sightings.seen.add(1)
 
     def away() -> None:
         raise ConnectionResetError
 
-    monkeypatch.setattr(database, "unit_of_work", away)
+    monkeypatch.setattr(database, "write_behind", away)
     with pytest.raises(ConnectionResetError):
         await fleet.flush()
-    assert fleet.seen == {1}
+    assert fleet.sightings.seen == {1}
 
 
 async def test_stop_writes_what_was_seen_last(database: Database, fleet: FleetState) -> None:
     await add(database, Craft())
     await fleet.load()
     fleet.start()
-    fleet.seen.add(1)
+    fleet.sightings.seen.add(1)
     await fleet.stop()
     async with database.reading() as session:
         assert await session.get(DeviceSeen, 1) is not None
 
 
-async def test_nothing_seen_is_nothing_written(database: Database, fleet: FleetState, tmp_path: Path) -> None:
+async def test_nothing_seen_is_nothing_written(
+    database: Database, fleet: FleetState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await fleet.load()
-    before = (tmp_path / "hub.db-wal").stat().st_size
+
+    def written() -> None:
+        raise AssertionError("nothing was seen")
+
+    monkeypatch.setattr(database, "write_behind", written)
+    monkeypatch.setattr(database, "unit_of_work", written)
     await fleet.flush()
-    assert (tmp_path / "hub.db-wal").stat().st_size == before
-
-
-async def test_a_token_key_is_the_start_of_the_hash() -> None:
-    assert token_key(b"sdxd_x") == hashlib.sha256(b"sdxd_x").digest()[:15]

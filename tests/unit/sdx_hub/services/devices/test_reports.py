@@ -173,7 +173,7 @@ async def test_an_inventory_replaces_the_last_one_and_is_kept_as_it_was_signed(h
     second = hub.craft.report(inventory(msgspec.structs.replace(SERVER, version="2.0.0")))
     await hub.send(first)
     slot = 1
-    assert not hub.fleet.asks(slot), "the poll stops asking at once"
+    assert not hub.fleet.memory.asks(slot), "the poll stops asking at once"
     await hub.send(second)
     async with hub.database.reading() as session:
         parts = (await session.scalars(select(tables.InstalledComponent))).all()

@@ -11,7 +11,8 @@ from sdx_hub.domain.errors import ConflictError, NotAllowed
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.services.devices import token_rotation
-from sdx_hub.services.devices.fleet_state import FleetState, PollSettings, token_key
+from sdx_hub.services.devices.fleet_memory import token_key
+from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
 from sdx_hub.services.devices.reports import ReportService
 from sdx_hub.services.devices.token_rotation import TokenRotation
 from tests.unit.sdx_hub.services.conftest import OPERATOR, START, VIEWER, MovableClock
@@ -38,8 +39,14 @@ async def row(database: Database, craft: Craft) -> Device:
     return found
 
 
+def slot_of(fleet: FleetState, token: str) -> int:
+    slot = fleet.memory.tokens.find(token_key(token.encode()))
+    assert slot is not None
+    return slot
+
+
 def answer(fleet: FleetState, token: str) -> PollAnswer:
-    return msgspec.json.decode(fleet.answer(fleet.slots[token_key(token.encode())]), type=PollAnswer)
+    return msgspec.json.decode(fleet.memory.answer(slot_of(fleet, token)), type=PollAnswer)
 
 
 async def announce(database: Database, clock: MovableClock, fleet: FleetState, craft: Craft, token: str) -> None:
@@ -56,9 +63,9 @@ async def test_an_asked_device_is_told_until_it_uses_another_token(
     await fleet.load()
     assert not answer(fleet, craft.token).rotate_token
     assert await rotation.ask(OPERATOR, "S1") == craft.id
-    slot = fleet.slots[token_key(craft.token.encode())]
+    slot = slot_of(fleet, craft.token)
     assert answer(fleet, craft.token).rotate_token
-    assert fleet.asks(slot), "a 304 would hide the wish"
+    assert fleet.memory.asks(slot), "a 304 would hide the wish"
     assert not answer(fleet, other.token).rotate_token
 
     await announce(database, clock, fleet, craft, "sdxd_new")
