@@ -6,8 +6,8 @@ main process has named the folder that its workers share, and this module is imp
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Final
 
@@ -18,18 +18,31 @@ DATABASE_WRITE: Final = "database.write"
 REPORT_COMMIT: Final = "report.commit"
 SIGN_DIRECTOR: Final = "sign.director"
 SIGN_IMAGE: Final = "sign.image"
-BLOB_STEPS: Final = ("blob.stat", "blob.read", "blob.store", "blob.list", "blob.delete")
+BLOB_STAT: Final = "blob.stat"
+BLOB_READ: Final = "blob.read"
+BLOB_PUT: Final = "blob.put"
+BLOB_DELETE: Final = "blob.delete"
 _SIGNING: Final = frozenset({SIGN_DIRECTOR, SIGN_IMAGE})
 """Nobody's input is at fault where the hub cannot sign."""
-STEPS: Final = (DATABASE_READ, DATABASE_WRITE, REPORT_COMMIT, SIGN_DIRECTOR, SIGN_IMAGE, *BLOB_STEPS)
+STEPS: Final = (
+    DATABASE_READ,
+    DATABASE_WRITE,
+    REPORT_COMMIT,
+    SIGN_DIRECTOR,
+    SIGN_IMAGE,
+    BLOB_STAT,
+    BLOB_READ,
+    BLOB_PUT,
+    BLOB_DELETE,
+)
 """What is timed. A step fails when it ends in an error that is not its caller's: a missing blob is none."""
 
+BLOB_STORE_ERRORS: Final = "blob_store_errors"
 DATABASE_ERRORS: Final = "database_errors"
 DIRECTOR_DOCUMENTS: Final = "director_documents_signed"
 IMAGE_TIMESTAMPS: Final = "image_timestamps_signed"
-REPORTS_ACCEPTED: Final = "reports_accepted"
-REPORTS_DUPLICATE: Final = "reports_duplicate"
-REPORTS_REFUSED: Final = "reports_refused"
+REPORTS: Final = {status: f"reports_{status}" for status in ("accepted", "duplicate", "refused")}
+"""By what became of a report."""
 
 Span = Callable[[str], AbstractContextManager[object]]
 
@@ -60,6 +73,20 @@ class Observed:
         """A context in which one of `STEPS` is done."""
         return Step(self, name)
 
+    @contextmanager
+    def failing(self, name: str) -> Iterator[None]:
+        """More of a step that was timed before: a failure counts, and nothing else."""
+        try:
+            yield
+        except Exception as error:
+            self.note_failure(name, error)
+            raise
+
+    def note_failure(self, name: str, error: BaseException | None) -> None:
+        """Count how a step ended, where it failed."""
+        if is_failure(error) or (name in _SIGNING and isinstance(error, Exception)):
+            self.failures[name] += 1
+
     def take_seconds(self) -> dict[str, list[float]]:
         """The times since the last call. Everything else only grows."""
         taken, self.seconds = self.seconds, defaultdict(list)
@@ -87,8 +114,7 @@ class Step:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._observed.seconds[self._name].append(time.perf_counter() - self._started)
-        if is_failure(error) or (self._name in _SIGNING and isinstance(error, Exception)):
-            self._observed.failures[self._name] += 1
+        self._observed.note_failure(self._name, error)
         if self._span is not None:
             self._span.__exit__(kind, error, trace)
 

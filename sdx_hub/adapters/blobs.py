@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from sdx_hub.domain.errors import NotFound, Unavailable
+from sdx_hub.observing import BLOB_STORE_ERRORS, observed
 
 Encoding = Literal["identity", "zstd"]
 ENCODINGS: tuple[Encoding, ...] = ("identity", "zstd")
@@ -192,6 +193,7 @@ def room() -> Iterator[None]:
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
+        observed.count(BLOB_STORE_ERRORS)
         raise Unavailable(
             "The hub's disk is full. Nothing is lost; make room there and run the same command again.", "storage_full"
         ) from error

@@ -20,6 +20,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, S3Store
 
 from sdx_hub.domain.errors import BadInput, HubError, Unavailable
+from sdx_hub.observing import BLOB_STORE_ERRORS, observed
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta  # Neither is there at run time.
@@ -180,6 +181,7 @@ def _missing() -> HubError:
 
 
 def _meaning(error: Exception) -> Unavailable:
+    observed.count(BLOB_STORE_ERRORS)
     said = str(error)
     if any(sign in said for sign in _FULL):
         return Unavailable(

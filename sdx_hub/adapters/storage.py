@@ -6,6 +6,7 @@ from sdx_hub.adapters import object_store
 from sdx_hub.adapters.blobs import BlobReader, BlobStore, LocalBlobs
 from sdx_hub.adapters.known_sizes import KnownSizes
 from sdx_hub.adapters.object_blobs import ObjectStoreBlobs
+from sdx_hub.adapters.observed_blobs import ObservedBlobs
 from sdx_hub.adapters.scratch import Scratch
 from sdx_hub.adapters.upload_pieces import LocalPieces, ObjectPieces, PieceStore
 
@@ -31,10 +32,10 @@ class Storage:
         self.scratch = Scratch(scratch)
         self._store = object_store.open_store(url, key_id, secret) if object_store.is_object_store(url) else None
         if self._store is None:
-            self.blobs = self.served = LocalBlobs(Path(url))
+            self.blobs = self.served = ObservedBlobs(LocalBlobs(Path(url)))
             self.pieces = LocalPieces(self.scratch)
         else:
-            self.blobs = ObjectStoreBlobs(self._store)
+            self.blobs = ObservedBlobs(ObjectStoreBlobs(self._store))
             self.served = KnownSizes(self.blobs)
             self.pieces = ObjectPieces(self._store, self.scratch)
 
