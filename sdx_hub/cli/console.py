@@ -56,9 +56,9 @@ class Console:
         click.confirm(question, abort=True, err=True)
 
     @contextmanager
-    def progress(self, label: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
-        """A bar on stderr, where stderr is a terminal."""
-        if not sys.stderr.isatty() or total_bytes < 1_000_000:
+    def progress(self, label: str, total_bytes: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar on stderr, where stderr is a terminal; None where nobody knows how much it will be."""
+        if not sys.stderr.isatty() or (total_bytes is not None and total_bytes < 1_000_000):
             yield lambda _: None
             return
         from rich.console import Console as RichConsole

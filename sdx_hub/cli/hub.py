@@ -69,12 +69,13 @@ def init(session: Session, data_dir: Path, ceremony: Path, admin: str, admin_day
 def serve(session: Session, data_dir: Path, host: str | None, port: int | None, workers: int | None) -> None:
     """Run the hub until it is told to stop (SIGTERM, Ctrl-C)."""
     from sdx_hub import logs
-    from sdx_hub.cli import hub_work, serving
+    from sdx_hub.cli import hub_work, serving, storage_check
 
     settings = settings_of(data_dir, host=host, port=port, workers=workers)
     logs.configure(settings.log_level, as_json=settings.log_json)
     if settings.environment == "development":
         session.console.warn('environment = "development": checks that protect a real fleet are off.')
+    storage_check.refuse_unfit_storage(settings)
     asyncio.run(hub_work.prepare(settings))
     serving.serve(settings)
 
@@ -113,12 +114,20 @@ def doctor(session: Session, data_dir: Path) -> int:
 @_data
 @command()
 def backup(session: Session, file: Path, data_dir: Path) -> None:
-    """Copy the whole hub into FILE, while it runs. FILE holds the hub's own keys: keep it as safe as the hub."""
+    """Copy the whole hub into FILE, while it runs, whatever it stores its data in.
+
+    FILE holds the hub's own keys: keep it as safe as the hub. Uploads that are under way are not part of it.
+    """
     from sdx_hub.cli import hub_work
 
-    done = hub_work.backup(settings_of(data_dir), file, session.now())
+    settings = settings_of(data_dir)
+    with session.console.progress("backup", None) as progress:
+        done = asyncio.run(hub_work.backup(settings, file.absolute(), session.now(), progress))
+    for sha256 in done.left_out:
+        session.console.warn(f"The payload {sha256[:12]}... has rotted and was left out. Look: sdx hub doctor.")
     session.console.result(
-        _plain(done), f"{done.file}: {done.entries} files, {size(done.bytes)}. It can sign as this hub."
+        _plain(done),
+        f"{done.file}: {done.rows} rows, {done.payloads} payloads, {size(done.bytes)}. It can sign as this hub.",
     )
 
 
@@ -127,11 +136,23 @@ def backup(session: Session, file: Path, data_dir: Path) -> None:
 @_data
 @command()
 def restore(session: Session, file: Path, data_dir: Path) -> None:
-    """Bring a backup back into a data folder that is empty or not there."""
-    from sdx_hub.services.backup import read_backup
+    """Bring a backup to where the settings say: SQLite or PostgreSQL, a folder or S3, with no hub in it yet.
 
-    done = read_backup(file, data_dir.absolute())
-    session.console.result(_plain(done), f"{data_dir}: {done.entries} files restored. Look at it: sdx hub doctor.")
+    Settings of the new place (SDX_DATABASE_URL, SDX_BLOB_URL, ...) come from the environment or from a hub.toml that
+    is in the data folder already.
+    """
+    from sdx_hub.cli import hub_work
+
+    settings = settings_of(data_dir)
+    with session.console.progress("restore", 2 * file.stat().st_size) as progress:
+        done = asyncio.run(hub_work.restore(settings, file, progress))
+    if done.settings.endswith(".from-backup"):
+        session.console.warn(f"The settings of the backup are in {done.settings}, without effect: merge them by hand.")
+    session.console.result(
+        _plain(done),
+        f"{data_dir}: {done.rows} rows and {done.payloads} payloads of {done.time:%Y-%m-%d %H:%M:%S} UTC restored. "
+        f"Look at it before it serves: sdx hub doctor --data {data_dir}.",
+    )
 
 
 @hub.group()

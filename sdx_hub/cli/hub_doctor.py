@@ -3,7 +3,6 @@
 Each check stands alone: one that fails does not hide what the others find.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -16,12 +15,13 @@ from sqlmodel import col
 from tuf.api.metadata import Metadata, Root, Targets
 
 from firmware_schemas.errors import SchemaError
+from firmware_schemas.limits import MAX_PAYLOAD_BYTES
 from firmware_schemas.release import decode_manifest, encode_manifest
 from sdx_hub import migrations
-from sdx_hub.adapters.blobs import ENCODINGS, LocalBlobs, key_of
+from sdx_hub.adapters.blobs import ENCODINGS, BlobStore
 from sdx_hub.adapters.clock import SystemClock
 from sdx_hub.cli.failures import FAILED, OK, REFUSED
-from sdx_hub.cli.hub_work import not_initialised
+from sdx_hub.cli.hub_work import opened, storage_of
 from sdx_hub.domain.errors import HubError, NotFound, TrustError, Unavailable
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.releases import Release
@@ -34,7 +34,6 @@ from sdx_hub.settings import Settings
 from sdx_hub.trust import verification
 from sdx_hub.trust.online import DIRECTOR, IMAGE, Lives, OnlineSigners
 
-_PIECE_BYTES = 1024 * 1024
 _OPEN_BITS = 0o077
 
 
@@ -60,11 +59,9 @@ async def examine(settings: Settings) -> list[Finding]:
 
     Raises:
         ConflictError: There is none (code `hub_not_initialised`).
+        Unavailable: Its database cannot be reached (code `database_unavailable`).
     """
-    if not settings.database_url and not (settings.data_dir / "hub.db").exists():
-        raise not_initialised(settings)
-    database = await Database.open(settings.database)
-    try:
+    async with opened(settings, upgrade=False) as database:
         schema = await _schema(database)
         if not schema.ok:
             return [schema]
@@ -78,8 +75,6 @@ async def examine(settings: Settings) -> list[Finding]:
             ("expiry", doctor.expiry),
         ]
         return [schema, *[await _guarded(name, check) for name, check in checks]]
-    finally:
-        await database.close()
 
 
 def exit_code(findings: list[Finding]) -> int:
@@ -157,6 +152,10 @@ class _Doctor:
         if readable:
             detail = f"others can read {', '.join(readable)} in {self._settings.online_dir}: chmod 600."
             return Finding("online keys", False, detail, "online_key_exposed")
+        folder = self._settings.online_dir
+        if folder.is_dir() and folder.stat().st_mode & _OPEN_BITS:
+            detail = f"all open; but others can look into {folder}: chmod 700."
+            return Finding("online keys", False, detail, "online_keys_folder_open", warning=True)
         return "all open"
 
     async def payloads(self) -> str | Finding:
@@ -170,12 +169,13 @@ class _Doctor:
             wanted[hashlib.sha256(encode_manifest(manifest)).hexdigest()] = name
             wanted |= dict.fromkeys((part.sha256 for part in manifest.components), name)
             wanted |= dict.fromkeys((document.sha256 for document in manifest.documents), name)
-        blobs = LocalBlobs(Path(self._settings.blobs))
+        blobs = (await storage_of(self._settings)).blobs
         missing, damaged = [], []
         for sha256, name in wanted.items():
-            if any([await blobs.stat(sha256, encoding) is None for encoding in ENCODINGS]):
+            sizes = [await blobs.stat(sha256, encoding) for encoding in ENCODINGS]
+            if None in sizes:
                 missing.append(f"{sha256[:12]}... of {name}")
-            elif await asyncio.to_thread(_digest, Path(self._settings.blobs) / key_of(sha256, "identity")) != sha256:
+            elif await _digest(blobs, sha256) != sha256:
                 damaged.append(f"{sha256[:12]}... of {name}")
         if missing or damaged:
             lost = "; ".join([f"missing: {each}" for each in missing] + [f"damaged: {each}" for each in damaged])
@@ -212,11 +212,10 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*")) if path.is_file()]
 
 
-def _digest(path: Path) -> str:
+async def _digest(blobs: BlobStore, sha256: str) -> str:
     hashed = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(_PIECE_BYTES):
-            hashed.update(piece)
+    async for piece in blobs.read(sha256, "identity", 0, MAX_PAYLOAD_BYTES):
+        hashed.update(piece)
     return hashed.hexdigest()
 
 
