@@ -11,6 +11,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
+from bench.load import poll_request
 from firmware_schemas import canonical
 from firmware_schemas.device_api import (
     DEVICE_TOKEN_PREFIX,
@@ -81,11 +82,12 @@ def _enrol(
     return device
 
 
-def etags(hub: str, devices: Sequence[Device]) -> list[str]:
-    """The version that each device would remember from its last poll."""
+def polls(hub: str, devices: Sequence[Device]) -> list[bytes]:
+    """What each device asks that has heard of everything so far."""
     with httpx.Client(base_url=hub, timeout=60) as client:
         found = []
         for device in devices:
             answer = client.get("/device/v1/poll", headers={"authorization": f"Bearer {device.token}"})
-            found.append(answer.raise_for_status().headers["etag"])
+            version = int(answer.raise_for_status().headers["etag"].strip('"'))
+            found.append(poll_request(device.token.encode(), version))
         return found

@@ -11,14 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 _READ_BYTES = 1 << 16
-_POLL = (
-    b"GET /device/v1/poll HTTP/1.1\r\n"
-    b"Host: 127.0.0.1\r\n"
-    b"Accept-Encoding: identity\r\n"
-    b"user-agent: sdx-agent/bench\r\n"
-    b"authorization: Bearer %b\r\n"
-    b'if-none-match: "%d"\r\n\r\n'
-)
+_AGENT = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept-Encoding: identity\r\nuser-agent: sdx-agent/bench\r\n"
+_POLL = _AGENT % b"/device/v1/poll" + b'authorization: Bearer %b\r\nif-none-match: "%d"\r\n\r\n'
 
 
 @dataclass
@@ -44,8 +38,13 @@ def connect(port: int) -> socket.socket:
     return line
 
 
+def request(path: str, *headers: str) -> bytes:
+    """A GET with the headers that the agent always sends, and these."""
+    return _AGENT % path.encode() + "".join(f"{header}\r\n" for header in headers).encode() + b"\r\n"
+
+
 def poll_request(token: bytes, known: int) -> bytes:
-    """A poll as the agent sends it."""
+    """A poll as the agent sends it, of a device that has heard of this version of its desired state."""
     return _POLL % (token, known)
 
 

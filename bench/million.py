@@ -211,7 +211,7 @@ def assign(fleet: Fleet, release_id: str, tag: str) -> int:
     """Assign to everything with a tag; return to how many devices."""
     with fleet.client() as client:
         answer = client.post("/api/v1/assignments", json={"release": release_id, "tag": tag}, timeout=600)
-        return len(answer.raise_for_status().json()["assigned"])
+        return int(answer.raise_for_status().json()["counts"]["assigned"])
 
 
 async def stored_as_seen(database_url: str, since_s: int, expected: int) -> int:

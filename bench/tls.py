@@ -29,8 +29,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.fleet_of_keys import enrol, etags
-from bench.poll import is_unchanged, polls, spread
+from bench.fleet_of_keys import enrol, polls
+from bench.poll import is_unchanged, spread
 from bench.processes import cpu_s, free_port, stop, wait_for_port
 from tests.support.craft import HARDWARE
 from tests.support.fleet import Fleet, start_fleet
@@ -167,12 +167,11 @@ def compare(folder: Path, rounds: int, seconds: float) -> dict[str, list[Cost]]:
     found: dict[str, list[Cost]] = {}
     with start_fleet(folder / "fleet") as fleet:
         devices = enrol(fleet.url, fleet.publisher.token, DEVICES, HARDWARE)
-        known = etags(fleet.url, devices)
+        asked = polls(fleet.url, devices)
         for keys in CERTIFICATES:
             certificate = make_certificate(folder / keys, keys)
             with servers(folder / f"with-{keys}", fleet, certificate) as both:
                 for _, server, kind in itertools.product(range(rounds), both, KINDS):
-                    asked = polls(server.port, devices, known)
                     clients = [Client(server.port, certificate, asked[each::THREADS]) for each in range(THREADS)]
                     cost = measure(server, clients, kind, seconds)
                     name = f"{server.name}, {keys}, {kind}"
