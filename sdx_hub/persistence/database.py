@@ -130,13 +130,20 @@ class Database:
                 async with self._writer.begin() as connection:
                     yield connection
                 return
-            engine = unlimited_postgresql_engine(self._writer.url.render_as_string(hide_password=False), self._waits)
-            try:
-                async with engine.begin() as connection:
-                    await connection.execute(TURN)
-                    yield connection
-            finally:
-                await engine.dispose()
+            async with self.apart("migration") as connection, connection.begin():
+                await connection.execute(TURN)
+                yield connection
+
+    @asynccontextmanager
+    async def apart(self, name: str) -> AsyncIterator[AsyncConnection]:
+        """A connection to PostgreSQL that is in no pool, and has no limits of time once it is there."""
+        url = self._writer.url.render_as_string(hide_password=False)
+        engine = unlimited_postgresql_engine(url, self._waits, name)
+        try:
+            async with engine.connect() as connection:
+                yield connection
+        finally:
+            await engine.dispose()
 
     async def close(self) -> None:
         await self._writer.dispose()

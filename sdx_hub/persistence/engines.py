@@ -108,9 +108,9 @@ def postgresql_engine(url: str, waits: Waits, *, writes: bool) -> AsyncEngine:
     return engine
 
 
-def unlimited_postgresql_engine(url: str, waits: Waits) -> AsyncEngine:
-    """For one change of the schema, which takes as long as it takes."""
-    settings = _SERVER_SETTINGS | {"application_name": "sdx-hub migration"}
+def unlimited_postgresql_engine(url: str, waits: Waits, name: str) -> AsyncEngine:
+    """For what takes as long as it takes: one change of the schema, waiting for notices."""
+    settings = _SERVER_SETTINGS | {"application_name": f"sdx-hub {name}"}
     arguments = {"timeout": waits.connect_s, "server_settings": settings}
     return create_async_engine(url, poolclass=NullPool, connect_args=arguments)
 
