@@ -20,7 +20,9 @@ from sdx_hub.services.devices.assigning import AssigningService
 from sdx_hub.services.devices.devices import DeviceService
 from sdx_hub.services.devices.enrolment import EnrolmentService
 from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
+from sdx_hub.services.devices.previewing import PreviewService
 from sdx_hub.services.devices.reports import ReportService
+from sdx_hub.services.devices.saved_filters import FilterService
 from sdx_hub.services.devices.token_rotation import TokenRotation
 from sdx_hub.services.health import HealthService
 from sdx_hub.services.idempotency import IdempotencyService
@@ -87,6 +89,8 @@ async def _running(settings: Settings, poll: PollPath) -> AsyncIterator[Hub]:
             people=PeopleService(database, clock),
             enrolment=EnrolmentService(database, clock, TrustRoots(database, image), fleet),
             devices=DeviceService(database, clock),
+            previews=PreviewService(database, clock),
+            filters=FilterService(database, clock),
             assigning=assigning,
             rotation=TokenRotation(database, clock, fleet, timedelta(seconds=settings.token_life_s)),
             reports=ReportService(database, clock, fleet),

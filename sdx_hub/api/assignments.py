@@ -12,15 +12,17 @@ from sdx_hub.api.hub import Hub
 from sdx_hub.api.idempotency import OPTION, Idempotent
 from sdx_hub.api.problems import refuses
 from sdx_hub.domain.access import Permission, Principal
+from sdx_hub.domain.query.tokens import MAX_QUERY_CHARS
 from sdx_hub.services.devices.assigning import MAX_DEVICES_PER_REQUEST, Assigned
 
 
 class AssignmentOrder(Struct, forbid_unknown_fields=True):
-    """A release, and either devices (ids or serials) or a tag."""
+    """A release, and either devices (ids or serials), a tag or a query."""
 
     release: Annotated[str, Meta(max_length=129)]
     devices: Annotated[list[str], Meta(max_length=MAX_DEVICES_PER_REQUEST)] | None = None
     tag: Annotated[str, Meta(max_length=64)] | None = None
+    query: Annotated[str, Meta(max_length=MAX_QUERY_CHARS)] | None = None
 
 
 @post(
@@ -34,7 +36,7 @@ class AssignmentOrder(Struct, forbid_unknown_fields=True):
 async def assign(
     hub: NamedDependency[Hub], principal: NamedDependency[Principal], data: RequestBody[AssignmentOrder]
 ) -> Assigned:
-    return await hub.assigning.assign(principal, data.release, data.devices, data.tag)
+    return await hub.assigning.assign(principal, data.release, data.devices, data.tag, data.query)
 
 
 router = Router("/", route_handlers=[assign], guards=[may(Permission.OPERATE_DEVICES)], tags=["devices"])

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, Router, delete, get, post, put
 from litestar.di import NamedDependency, Provide
-from litestar.params import FromPath, FromQuery, HeaderParameter, RequestBody
+from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter, RequestBody
+from msgspec import Meta, Struct
 
 from sdx_hub.api import preconditions
 from sdx_hub.api.auth import may
@@ -12,10 +13,17 @@ from sdx_hub.api.hub import Hub
 from sdx_hub.api.pages import LINK, Cursor, Items, Limit, State, page
 from sdx_hub.api.problems import refuses
 from sdx_hub.domain.access import Permission, Principal
+from sdx_hub.domain.query.tokens import MAX_QUERY_CHARS
 from sdx_hub.services.devices.device_views import DeviceView
 from sdx_hub.services.devices.devices import DeviceFilter, SignedInventory, TimelineEvent
+from sdx_hub.services.devices.previewing import Preview
 
 OPERATE = [may(Permission.OPERATE_DEVICES)]
+QueryText = Annotated[
+    str | None,
+    QueryParameter(name="query", max_length=MAX_QUERY_CHARS, description="For instance `tag = alpha and seen < 7d`."),
+]
+"""As `pages.State`: a parameter cannot be named `query` in Python."""
 IfMatch = Annotated[str | None, HeaderParameter(name="if-match", description="Replace only what you saw.")]
 
 
@@ -24,8 +32,16 @@ def provide_filter(
     tag: FromQuery[str | None] = None,
     product: FromQuery[str | None] = None,
     version: FromQuery[str | None] = None,
+    matching: QueryText = None,
 ) -> DeviceFilter:
-    return DeviceFilter(in_state, tag, product, version)
+    return DeviceFilter(in_state, tag, product, version, matching)
+
+
+class PreviewOrder(Struct, forbid_unknown_fields=True):
+    """A query, and a product whose versions are counted."""
+
+    query: Annotated[str, Meta(max_length=MAX_QUERY_CHARS)]
+    product: Annotated[str, Meta(max_length=64)] = ""
 
 
 @get("/", summary="List devices, in the order in which they enrolled", response_headers=[LINK])
@@ -39,6 +55,13 @@ async def list_devices(
 ) -> Response[Items[DeviceView]]:
     found = await hub.devices.list(principal, wanted, cursor=cursor, limit=limit)
     return page(request, found.items, found.following)
+
+
+@post("/preview", status_code=200, summary="Who a query matches: counts and a sample")
+async def preview(
+    hub: NamedDependency[Hub], principal: NamedDependency[Principal], data: RequestBody[PreviewOrder]
+) -> Preview:
+    return await hub.previews.preview(principal, data.query, data.product)
 
 
 @get("/{device:str}", summary="One device, by id or serial", responses=refuses(404))
@@ -163,6 +186,7 @@ router = Router(
     "/devices",
     route_handlers=[
         list_devices,
+        preview,
         show,
         timeline,
         inventory,

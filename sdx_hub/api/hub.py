@@ -9,7 +9,9 @@ from sdx_hub.services.devices.assigning import AssigningService
 from sdx_hub.services.devices.devices import DeviceService
 from sdx_hub.services.devices.enrolment import EnrolmentService
 from sdx_hub.services.devices.fleet_state import FleetState
+from sdx_hub.services.devices.previewing import PreviewService
 from sdx_hub.services.devices.reports import ReportService
+from sdx_hub.services.devices.saved_filters import FilterService
 from sdx_hub.services.devices.token_rotation import TokenRotation
 from sdx_hub.services.health import HealthService
 from sdx_hub.services.idempotency import IdempotencyService
@@ -28,6 +30,8 @@ class Hub(Struct, frozen=True):
     people: PeopleService
     enrolment: EnrolmentService
     devices: DeviceService
+    previews: PreviewService
+    filters: FilterService
     assigning: AssigningService
     rotation: TokenRotation
     reports: ReportService

@@ -15,6 +15,7 @@ from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, ConflictError, NotFound
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.deadlines import deadline
 from sdx_hub.persistence.tables.devices import (
     Device,
     DeviceAttribute,
@@ -25,6 +26,8 @@ from sdx_hub.persistence.tables.devices import (
 )
 from sdx_hub.services.devices.device_rows import add_event, find_device
 from sdx_hub.services.devices.device_views import DeviceView, views
+from sdx_hub.services.devices.previewing import QUERY_DEADLINE_S
+from sdx_hub.services.devices.selecting import Condition, select_devices
 from sdx_hub.services.paging import Page, cut, decode_cursor, encode_cursor
 
 STATES = frozenset({"pending", "accepted", "revoked"})
@@ -64,12 +67,14 @@ class DeviceFilter(Struct, frozen=True):
 
     Attributes:
         product, version: Of a component that runs on the device, by its last inventory.
+        query: In the language of `sdx_hub.domain.query`.
     """
 
     state: str | None = None
     tag: str | None = None
     product: str | None = None
     version: str | None = None
+    query: str | None = None
 
 
 class DeviceService:
@@ -84,29 +89,19 @@ class DeviceService:
 
         Raises:
             NotAllowed: The role may not read.
-            BadInput: The state or the cursor is none (codes `invalid_state`, `invalid_cursor`).
+            BadInput: The state, the query or the cursor is none (codes `invalid_state`, `query_invalid` and what else
+                `select_devices` says, `invalid_cursor`).
+            Unavailable: It took too long (code `query_timeout`).
         """
         principal.require(Permission.READ)
-        query = select(Device).order_by(col(Device.number)).limit(limit + 1)
-        if wanted.state:
-            if wanted.state not in STATES:
-                raise BadInput(f"A device is {', '.join(sorted(STATES))}.", "invalid_state")
-            query = query.where(col(Device.state) == wanted.state)
-        if wanted.tag:
-            query = query.where(
-                exists().where(col(DeviceTag.device_id) == col(Device.id), col(DeviceTag.tag) == wanted.tag)
-            )
-        if wanted.product or wanted.version:
-            runs = exists().where(col(InstalledComponent.device_id) == col(Device.id))
-            if wanted.product:
-                runs = runs.where(col(InstalledComponent.product) == wanted.product)
-            if wanted.version:
-                runs = runs.where(col(InstalledComponent.version) == wanted.version)
-            query = query.where(runs)
+        rows = select(Device).where(*_conditions(wanted)).order_by(col(Device.number)).limit(limit + 1)
         if cursor:
-            query = query.where(col(Device.number) > decode_cursor(cursor, int))
-        async with self._database.reading() as session:
-            devices, more = cut((await session.scalars(query)).all(), limit)
+            rows = rows.where(col(Device.number) > decode_cursor(cursor, int))
+        async with self._database.reading() as session, deadline(session, QUERY_DEADLINE_S):
+            if wanted.query:
+                selection = await select_devices(session, wanted.query, self._clock.now())
+                rows = rows.where(selection.condition)
+            devices, more = cut((await session.scalars(rows)).all(), limit)
             following = encode_cursor(devices[-1].number) if more else None
             return Page(await views(session, devices), following)
 
@@ -237,6 +232,24 @@ class DeviceService:
                 await uow.audit(principal.name, "device.set_attributes", device.id, changed=changed)
                 await uow.commit()
             return (await views(uow.session, [device]))[0]
+
+
+def _conditions(wanted: DeviceFilter) -> list[Condition]:
+    conditions: list[Condition] = []
+    if wanted.state:
+        if wanted.state not in STATES:
+            raise BadInput(f"A device is {', '.join(sorted(STATES))}.", "invalid_state")
+        conditions.append(col(Device.state) == wanted.state)
+    if wanted.tag:
+        conditions.append(exists().where(col(DeviceTag.device_id) == col(Device.id), col(DeviceTag.tag) == wanted.tag))
+    if wanted.product or wanted.version:
+        runs = exists().where(col(InstalledComponent.device_id) == col(Device.id))
+        if wanted.product:
+            runs = runs.where(col(InstalledComponent.product) == wanted.product)
+        if wanted.version:
+            runs = runs.where(col(InstalledComponent.version) == wanted.version)
+        conditions.append(runs)
+    return conditions
 
 
 def _check_attributes(attributes: dict[str, str]) -> None:

@@ -91,8 +91,7 @@ class FilterService:
         async with self._database.unit_of_work() as uow:
             expand(Saved(name), await saved_filters(uow.session, query) | {name: query})
             row = await uow.session.get(SavedFilter, name)
-            if expected is not None and (row is None or _view(row) != expected):
-                raise ConflictError("This filter was changed in the meantime: look again.", "filter_changed")
+            _refuse_changed(row, expected)
             if row is None:
                 if (await uow.session.scalar(select(func.count()).select_from(SavedFilter)) or 0) >= MAX_FILTERS:
                     raise ConflictError(f"There are {MAX_FILTERS} filters already: delete one.", "too_many_filters")
@@ -104,17 +103,24 @@ class FilterService:
                 await uow.commit()
             return _view(row)
 
-    async def delete(self, principal: Principal, name: str) -> None:
+    async def delete(self, principal: Principal, name: str, *, expected: FilterView | None = None) -> None:
         """Delete a filter.
+
+        Args:
+            principal: Who asks.
+            name: Of the filter.
+            expected: What the caller last saw; None deletes whatever is there.
 
         Raises:
             NotAllowed: The role does not operate devices.
             NotFound: There is none with this name (code `filter_not_found`).
-            ConflictError: Other filters use it (code `filter_in_use`, member `used_by`).
+            ConflictError: Other filters use it (code `filter_in_use`, member `used_by`), or somebody else changed it
+                (`filter_changed`).
         """
         principal.require(Permission.OPERATE_DEVICES)
         async with self._database.unit_of_work() as uow:
             row = await _find(uow.session, name)
+            _refuse_changed(row, expected)
             mentions = select(SavedFilter).where(col(SavedFilter.query).contains(str(Saved(row.name)), autoescape=True))
             users = sorted(
                 each.name for each in await uow.session.scalars(mentions) if row.name in names_in(parse(each.query))
@@ -135,6 +141,11 @@ async def _find(session: AsyncSession, name: str) -> SavedFilter:
     if row is None:
         raise NotFound(f"There is no filter {name[:80]!r}. See: sdx filter list.", "filter_not_found")
     return row
+
+
+def _refuse_changed(row: SavedFilter | None, expected: FilterView | None) -> None:
+    if expected is not None and (row is None or _view(row) != expected):
+        raise ConflictError("This filter was changed in the meantime: look again.", "filter_changed")
 
 
 def _view(row: SavedFilter) -> FilterView:
