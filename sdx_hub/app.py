@@ -4,17 +4,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
+from pathlib import Path
 
 from sdx_hub.adapters.clock import CorrectedClock
 from sdx_hub.adapters.storage import Storage
 from sdx_hub.api.application import application
 from sdx_hub.api.edge import Edge
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.metrics import Metrics
+from sdx_hub.api.metrics import Metrics, Sources
 from sdx_hub.api.poll import PollPath
 from sdx_hub.api.shedding import Shedding
 from sdx_hub.loops import Loops
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.notices import Notices
+from sdx_hub.persistence.unit_of_work import FLEET_CHANNEL, TRUST_CHANNEL
 from sdx_hub.services.audit_log import AuditLogService
 from sdx_hub.services.devices.assigning import AssigningService
 from sdx_hub.services.devices.devices import DeviceService
@@ -29,6 +32,7 @@ from sdx_hub.services.idempotency import IdempotencyService
 from sdx_hub.services.people import PeopleService
 from sdx_hub.services.releases.releases import ReleaseService
 from sdx_hub.services.releases.target_index import TargetIndex
+from sdx_hub.services.releases.upload_figures import upload_figures
 from sdx_hub.services.releases.uploads import UploadService
 from sdx_hub.services.repositories.director import Director
 from sdx_hub.services.repositories.image_repository import ImageRepository
@@ -40,7 +44,8 @@ from sdx_hub.settings import Settings
 from sdx_hub.trust.online import Lives, OnlineSigners
 
 _SWEEP_S = 3600.0
-_COUNT_S = 1.0
+_NOTE_S, _NOTE_RARELY_S = 1.0, 30.0
+_VERSION = version("sdx-hub")
 
 
 def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> PollPath:
@@ -55,17 +60,17 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
 
     @asynccontextmanager
     async def running() -> AsyncIterator[Hub]:
-        async with _running(settings, outermost) as hub:
+        async with _running(settings, outermost, shedding) as hub:
             on_ready()
             yield hub
 
-    shedding = Shedding(application(running, version("sdx-hub")), settings.max_in_flight, settings.poll_interval_s)
+    shedding = Shedding(application(running, _VERSION), settings.max_in_flight, settings.poll_interval_s)
     outermost = PollPath(Edge(shedding))
     return outermost
 
 
 @asynccontextmanager
-async def _running(settings: Settings, poll: PollPath) -> AsyncIterator[Hub]:
+async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> AsyncIterator[Hub]:
     clock = CorrectedClock()
     async with AsyncExitStack() as at_end:
         database = await Database.open(settings.database, clock)
@@ -81,7 +86,6 @@ async def _running(settings: Settings, poll: PollPath) -> AsyncIterator[Hub]:
         fleet = FleetState(database, clock, _poll_settings(settings))
         await fleet.load()
         storage = Storage(settings.blobs, settings.blob_key_id, settings.blob_secret, settings.uploads_dir)
-        await storage.check()
         uploads = UploadService(database, clock, storage)
         at_end.push_async_callback(uploads.close)
         assigning = AssigningService(database, clock, fleet)
@@ -105,10 +109,30 @@ async def _running(settings: Settings, poll: PollPath) -> AsyncIterator[Hub]:
             health=HealthService(database, lambda: expiries(image.store, clock.now())),
             fleet=fleet,
             blobs=storage.served,
-            metrics=Metrics(poll.tally, lambda: expiries(image.store, clock.now()), clock),
+            metrics=Metrics(
+                Sources(
+                    version=_VERSION,
+                    polls=poll.tally,
+                    lag=poll.lag,
+                    shedding=shedding,
+                    fleet=fleet.figures,
+                    expiries=lambda: expiries(image.store, clock.now()),
+                    clock=clock,
+                    connections=lambda: database.in_use,
+                    queues={"director": lambda: director.waiting},
+                    uploads=lambda: upload_figures(database),
+                    folders=_folders(settings),
+                    stale_s=settings.stale_s,
+                )
+            ),
         )
         fleet.start()
         at_end.push_async_callback(fleet.stop)
+        notices = Notices(database)
+        notices.on(FLEET_CHANNEL, fleet.catch_up)
+        notices.on(TRUST_CHANNEL, image.refresh)
+        notices.start()
+        at_end.push_async_callback(notices.stop)
         loops = _start_loops(hub, settings, shared_time)
         at_end.push_async_callback(loops.stop)
         loops.every(0, poll.lag.measure, "loop-lag")
@@ -124,17 +148,14 @@ def _start_loops(hub: Hub, settings: Settings, shared_time: SharedTime) -> Loops
         await hub.image.refresh()
         await hub.image.resign_if_due()
         await hub.health.warn()
-        hub.metrics.note_expiries()
-
-    async def count() -> None:
-        hub.metrics.count_polls()
 
     async def replace_old_tokens() -> None:
         await hub.rotation.ask_old()
 
     loops.every(settings.resign_check_s, look_after_metadata, "metadata")
     loops.every(settings.resign_check_s, replace_old_tokens, "tokens")
-    loops.every(_COUNT_S, count, "count-polls")
+    loops.every(_NOTE_S, hub.metrics.note, "metrics")
+    loops.every(_NOTE_RARELY_S, hub.metrics.note_rarely, "metrics-of-stores")
     loops.every(_SWEEP_S, hub.uploads.sweep, "sweep-uploads")
     loops.every(LOOK_S, shared_time.look, "shared-time")
     return loops
@@ -146,6 +167,12 @@ def _lives(settings: Settings) -> Lives:
         snapshot=timedelta(seconds=settings.snapshot_life_s),
         director=timedelta(seconds=settings.director_life_s),
     )
+
+
+def _folders(settings: Settings) -> dict[str, Path]:
+    """Whose disks can fill up; an object store is watched with its own figures."""
+    folders = {"data": settings.data_dir}
+    return folders if settings.blobs.startswith("s3://") else folders | {"blobs": Path(settings.blobs)}
 
 
 def _poll_settings(settings: Settings) -> PollSettings:

@@ -2,12 +2,20 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 
 import httpx
 import pytest
 import zstandard
 
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, start_fleet
+from tests.support.s3 import settings_on
+
+
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with start_fleet(tmp_path_factory.mktemp("hub"), **settings_on(request)) as running:
+        yield running
 
 
 def begin(

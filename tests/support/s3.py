@@ -38,6 +38,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServe
         server.kill()
 
 
+def settings_on(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings of a hub that stores payloads where the parameter says: in its `folder`, or in `s3`."""
+    return fresh_bucket(request.getfixturevalue("s3_server")).settings if request.param == "s3" else {}
+
+
 @pytest.fixture
 def s3(s3_server: SeaweedServer) -> Bucket:
     return fresh_bucket(s3_server)
