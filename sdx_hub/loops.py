@@ -20,6 +20,7 @@ class Loops:
 
     def every(self, seconds: float, work: Work, name: str) -> None:
         """Do `work` now, and then again `seconds` after each time that it ended."""
+        observed.loop_failures[name] += 0  # So that the series is there before the first failure.
         self._tasks.append(asyncio.create_task(_repeat(seconds, work, name), name=name))
 
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from sdx_hub.api.metrics import REQUESTS, SECONDS
+from sdx_hub.api.series import REQUESTS, SECONDS
 
 REQUEST_ID_HEADER = "sdx-request-id"
 _REQUEST_ID_NAME = REQUEST_ID_HEADER.encode()

@@ -20,7 +20,7 @@ async def readyz(hub: NamedDependency[Hub]) -> Response[Ready]:
 
 @get("/metrics", summary="Figures in Prometheus' format", media_type=MediaType.TEXT)
 async def metrics(hub: NamedDependency[Hub]) -> Response[str]:
-    body, media_type = hub.metrics.render(hub.fleet.figures().devices)
+    body, media_type = await hub.metrics.render()
     return Response(body, media_type=media_type)
 
 

@@ -34,6 +34,7 @@ from firmware_schemas.limits import MAX_COMPONENTS
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.errors import HubError, NotAllowed, TrustError
 from sdx_hub.domain.signed_claim import verify_claim
+from sdx_hub.observing import REPORT_COMMIT, REPORTS, observed
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.assignments import Action
 from sdx_hub.persistence.tables.devices import Device, DeviceInventory, DeviceReport, InstalledComponent
@@ -68,7 +69,10 @@ class ReportService:
             if device.state != "accepted":
                 raise NotAllowed("This device is not accepted (any more).", f"device_{device.state}")
             receipts = [await self._take(uow, device, envelope) for envelope in batch.envelopes]
-            await uow.commit()
+            with observed.step(REPORT_COMMIT):
+                await uow.commit()
+        for receipt in receipts:
+            observed.count(REPORTS[receipt.status])
         return ReportAnswer(tuple(receipts))
 
     async def _take(self, uow: UnitOfWork, device: Device, envelope: Envelope) -> ReportReceipt:

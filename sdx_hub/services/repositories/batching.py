@@ -29,6 +29,11 @@ class Batcher(Generic[K, V]):
         self._waiting: dict[K, asyncio.Future[V]] = {}
         self._worker: asyncio.Task[None] | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Keys that wait for the next batch."""
+        return len(self._waiting)
+
     async def ask(self, key: K) -> V:
         """The value of one key."""
         future = self._waiting.get(key)

@@ -90,6 +90,11 @@ class Director:
         documents = await self._version(device_id, version)
         return documents.targets if role == "targets" else documents.snapshot
 
+    @property
+    def waiting(self) -> int:
+        """Devices that wait for the next batch of instructions."""
+        return self._batcher.waiting
+
     async def newest_root(self) -> bytes:
         """The newest root of the director."""
         await self._store.look()
