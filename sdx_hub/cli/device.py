@@ -6,12 +6,11 @@ from typing import Any
 import click
 import msgspec
 
-from firmware_schemas.ids import parse_release_id
 from sdx_hub.cli.console import facts, table
+from sdx_hub.cli.device_select import assign, pointing_into, preview
 from sdx_hub.cli.failures import NothingToDo, UsageFault
 from sdx_hub.cli.session import Session, command
 from sdx_hub.domain import why as reasons
-from sdx_hub.domain.errors import ConflictError
 from sdx_hub.publishing.hub_client import HubClient, segment
 
 _TIMELINE_FOR_WHY = 50
@@ -22,17 +21,24 @@ def device() -> None:
     """Devices: enrol, accept, tag, assign, look at."""
 
 
+device.add_command(assign)
+device.add_command(preview)
+
+
 @device.command("list")
 @click.option("--state", type=click.Choice(["pending", "accepted", "revoked"]), help="Only in this state.")
 @click.option("--tag", default="", help="Only with this tag.")
 @click.option("--product", default="", help="Only where this product runs.")
 @click.option("--version", default="", help="Only where this version (of --product) runs.")
+@click.option("--query", default="", metavar="QUERY", help="Only those that match; see `sdx device preview`.")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="How many to show.")
 @command()
-def list_(session: Session, state: str | None, tag: str, product: str, version: str, limit: int) -> None:  # noqa: PLR0917 - one for each option
-    """List devices."""
-    with session.client() as hub:
-        pages = hub.pages("/devices", state=state, tag=tag, product=product, version=version)
+def list_(  # noqa: PLR0917 - one for each option
+    session: Session, state: str | None, tag: str, product: str, version: str, query: str, limit: int
+) -> None:
+    """List devices, for instance: sdx device list --query 'tag = alpha and seen > 2d'."""
+    with session.client() as hub, pointing_into(query):
+        pages = hub.pages("/devices", state=state, tag=tag, product=product, version=version, query=query)
         found = list(islice(pages, limit))
     session.console.result(
         found,
@@ -205,40 +211,6 @@ def set_(session: Session, name: str, pairs: tuple[str, ...]) -> None:
         # Only what was seen is replaced: somebody else may set another one at the same time.
         hub.send("PUT", path, attributes, headers={"If-Match": seen.headers["etag"]})
     session.console.result(document, facts(sorted(attributes.items())))
-
-
-@device.command()
-@click.argument("release", metavar="R")
-@click.argument("names", nargs=-1, metavar="[D]...")
-@click.option("--tag", default="", help="Instead of naming devices: all that have this tag.")
-@command(changes=True)
-def assign(session: Session, release: str, names: tuple[str, ...], tag: str) -> None:
-    """Make a published release the desired one of these devices, all at once; rollouts do it in waves."""
-    parse_release_id(release)
-    if bool(names) == bool(tag):
-        raise UsageFault("Name either devices or a tag: sdx device assign R D... or --tag T.", "devices_or_tag")
-    whom = f"every device with the tag {tag}" if tag else ", ".join(names)
-    if session.dry_run:
-        chosen = {"tag": tag} if tag else {"devices": list(names)}
-        session.console.result({"release": release, "dry_run": True, **chosen}, f"Would assign {release} to {whom}.")
-        return
-    session.console.confirm(f"Assign {release} to {whom}?", yes=session.yes)
-    body: dict[str, Any] = {"release": release} | ({"tag": tag} if tag else {"devices": list(names)})
-    with session.client() as hub:
-        answer = hub.send("POST", "/assignments", body)
-    done, unchanged, refused = (list(answer.get(each) or ()) for each in ("assigned", "unchanged", "refused"))
-    for each in refused:
-        session.console.warn(f"{each['device']}: {each['detail']} [{each['code']}]")
-    if not done and not refused:
-        raise NothingToDo(f"{release} is assigned to {whom} already." if unchanged else f"There is no device: {whom}.")
-    if not done and not unchanged:
-        raise ConflictError(
-            f"{release} was assigned to no device: all {len(refused)} were refused.", "all_refused", refused=refused
-        )
-    session.console.result(
-        {"release": release, "assigned": done, "unchanged": unchanged, "refused": refused},
-        f"{release}: {len(done)} assigned, {len(unchanged)} had it already, {len(refused)} refused.",
-    )
 
 
 @device.command()

@@ -31,6 +31,7 @@ _BY_CODE = {
     "constraint_form": USAGE,
     "counter_missing": USAGE,
     "passphrase_missing": USAGE,
+    "query_invalid": USAGE,
     "release_empty": USAGE,
     "role_ambiguous": USAGE,
     "signer_unknown": USAGE,

@@ -18,6 +18,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("sdx_hub.cli.audit:audit", "Who changed what, and when."),
     "demo": ("sdx_hub.demo.command:demo", "A hub and a small fleet on this machine."),
     "device": ("sdx_hub.cli.device:device", "Devices: enrol, accept, tag, assign, look at."),
+    "filter": ("sdx_hub.cli.filter:filter_", "Saved filters: queries under a name."),
     "hub": ("sdx_hub.cli.hub:hub", "Run and look after a hub."),
     "keys": ("sdx_hub.cli.keys:keys", "Keys of people, ceremonies and rotations."),
     "login": ("sdx_hub.cli.login:login", "Store the address, token and image root of a hub."),
