@@ -1,14 +1,10 @@
 """`sdx hub init | migrate | doctor | backup | restore | token | online-key`, as processes, on a real hub's folder."""
 
 import hashlib
-import io
 import json
-import os
 import shutil
 import sqlite3
 import stat
-import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,20 +14,13 @@ import httpx
 import pytest
 
 from sdx_hub.adapters.blobs import key_of
+from tests.support.commands import sdx_hub
 from tests.support.fleet import start_fleet
-from tests.support.hub import SDX, HubProcess
+from tests.support.hub import HubProcess
 from tests.support.people import hold_ceremony
 from tests.support.publisher import Payload
 
 CONTENT = b"a payload that must survive\n" * 5000
-
-
-def sdx(*arguments: object) -> tuple[int, Any]:
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("SDX_")}
-    command = [SDX, "hub", *map(str, arguments), "--json"]
-    outcome = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=clean)
-    assert "Traceback" not in outcome.stderr, outcome.stderr
-    return outcome.returncode, json.loads(outcome.stdout) if outcome.stdout else None
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +45,14 @@ def finding(document: Any, check: str) -> Any:
 
 def test_init_makes_a_hub_once(tmp_path: Path) -> None:
     hold_ceremony(tmp_path / "ceremony", datetime.now(UTC), "nav")
-    code, made = sdx("init", "--data", tmp_path / "hub", "--ceremony", tmp_path / "ceremony", "--admin", "alice")
+    code, made = sdx_hub("init", "--data", tmp_path / "hub", "--ceremony", tmp_path / "ceremony", "--admin", "alice")
     assert code == 0
     raw = (tmp_path / "ceremony" / "image" / "1.root.json").read_bytes()
     assert made["image_root_sha256"] == hashlib.sha256(raw).hexdigest()
     assert made["admin_token"].startswith("sdx_")
     assert stat.S_IMODE((tmp_path / "hub").stat().st_mode) == 0o700
     assert {stat.S_IMODE(key.stat().st_mode) for key in (tmp_path / "hub" / "online").iterdir()} == {0o600}
-    code, again = sdx("init", "--data", tmp_path / "hub", "--ceremony", tmp_path / "ceremony")
+    code, again = sdx_hub("init", "--data", tmp_path / "hub", "--ceremony", tmp_path / "ceremony")
     assert (code, again["error"]["code"]) == (1, "hub_initialised")
     hub = HubProcess(tmp_path / "hub", {})
     hub.start()
@@ -81,18 +70,18 @@ def test_init_refuses_a_ceremony_that_was_tampered_with(tmp_path: Path) -> None:
     document["signed"]["version"] = 1
     document["signed"]["expires"] = "2099-01-01T00:00:00Z"
     file.write_text(json.dumps(document))
-    code, refused = sdx("init", "--data", tmp_path / "hub", "--ceremony", tmp_path / "ceremony")
+    code, refused = sdx_hub("init", "--data", tmp_path / "hub", "--ceremony", tmp_path / "ceremony")
     assert code == 5, refused
     assert not list((tmp_path / "hub").glob("online/*"))
 
 
 def test_migrate_says_that_there_is_nothing_to_do(data: Path) -> None:
-    code, answer = sdx("migrate", "--data", data)
+    code, answer = sdx_hub("migrate", "--data", data)
     assert (code, answer["error"]["code"]) == (3, "nothing_to_do")
 
 
 def test_doctor_is_content_with_a_good_hub(data: Path) -> None:
-    code, seen = sdx("doctor", "--data", data)
+    code, seen = sdx_hub("doctor", "--data", data)
     assert (code, seen["ok"]) == (0, True), seen
     checks = {each["check"] for each in seen["findings"]}
     assert checks == {
@@ -178,7 +167,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str, str, int]] = {
 def test_doctor_finds_what_is_broken(data: Path, name: str) -> None:
     break_it, check, code, exit_code = BREAKAGES[name]
     break_it(data)
-    got, seen = sdx("doctor", "--data", data)
+    got, seen = sdx_hub("doctor", "--data", data)
     assert got == exit_code, seen
     found = finding(seen, check)
     assert (found["ok"], found["code"]) == (False, code), seen
@@ -187,143 +176,31 @@ def test_doctor_finds_what_is_broken(data: Path, name: str) -> None:
 
 def test_doctor_warns_before_metadata_expires(data: Path) -> None:
     sql(data, "UPDATE metadata_file SET created_at = '2020-01-01 00:00:00' WHERE role = 'team-nav'")
-    code, seen = sdx("doctor", "--data", data)
+    code, seen = sdx_hub("doctor", "--data", data)
     assert code == 0, seen
     assert finding(seen, "expiry")["code"] == "metadata_alarm"
     assert finding(seen, "expiry")["warning"] is True
 
 
-def test_a_backup_brings_the_whole_hub_back(data: Path, tmp_path: Path) -> None:
-    file = tmp_path / "hub.backup"
-    code, done = sdx("backup", file, "--data", data)
-    assert code == 0, done
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    code, refused = sdx("backup", file, "--data", data)
-    assert (code, refused["error"]["code"]) == (1, "file_exists")
-    code, refused = sdx("restore", file, "--data", data)
-    assert (code, refused["error"]["code"]) == (1, "folder_not_empty")
-    assert sdx("restore", file, "--data", tmp_path / "back")[0] == 0
-    code, seen = sdx("doctor", "--data", tmp_path / "back")
-    assert code == 0, seen
-    hub = HubProcess(tmp_path / "back", {})
-    hub.start()
-    try:
-        bearer = {"authorization": f"Bearer {(data / 'admin').read_text()}", "accept-encoding": "identity"}
-        blob = httpx.get(f"{hub.url}/blobs/{hashlib.sha256(CONTENT).hexdigest()}", headers=bearer)
-        assert blob.content == CONTENT
-        assert httpx.get(f"{hub.url}/api/v1/releases/kept@1.0.0", headers=bearer).json()["state"] == "published"
-    finally:
-        hub.close()
-
-
-def test_a_backup_of_a_running_hub_is_consistent(tmp_path: Path) -> None:
-    """Taken while somebody publishes: every release that it has is there whole."""
-    import threading
-
-    with start_fleet(tmp_path / "fleet") as fleet:
-        stop = threading.Event()
-
-        def publish() -> None:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                fleet.publisher.publish("busy", f"1.0.{number}", [Payload("app", f"{number}".encode() * 1000)])
-
-        thread = threading.Thread(target=publish)
-        thread.start()
-        try:
-            for number in range(3):
-                assert sdx("backup", tmp_path / f"{number}", "--data", fleet.hub.data)[0] == 0
-        finally:
-            stop.set()
-            thread.join()
-        for number in range(3):
-            assert sdx("restore", tmp_path / f"{number}", "--data", tmp_path / f"back-{number}")[0] == 0
-            code, seen = sdx("doctor", "--data", tmp_path / f"back-{number}")
-            assert code == 0, seen
-
-
-def rewritten(source: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:
-    """A backup with other entries."""
-    with tarfile.open(source) as old, tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as new:
-        for member in old:
-            content = old.extractfile(member)
-            assert content is not None
-            changed = change(member.name, content.read())
-            if changed is not None:
-                entry = tarfile.TarInfo(changed[0])
-                entry.size = len(changed[1])
-                new.addfile(entry, io.BytesIO(changed[1]))
-    return target
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda name, raw: (name, raw[:-1] + b"x") if name == "hub.db" else (name, raw),
-        lambda name, raw: None if name.startswith("blobs/") else (name, raw),
-        lambda name, raw: ("../owned", raw) if name == "hub.db" else (name, raw),
-        lambda name, raw: ("/tmp/owned", raw) if name == "hub.db" else (name, raw),
-        lambda name, raw: (name, raw.replace(b"hub.db", b"../hub")) if name == "backup.json" else (name, raw),
-        lambda name, raw: (name.replace("hub.db", "../owned"), raw.replace(b'"hub.db"', b'"../owned"')),
-        lambda name, raw: (name.replace("hub.db", "sdx_hub.py"), raw.replace(b'"hub.db"', b'"sdx_hub.py"')),
-        lambda name, raw: None if name == "backup.json" else (name, raw),
-        lambda name, raw: (name, b"{}") if name == "backup.json" else (name, raw),
-        lambda name, raw: (name, b"[") if name == "backup.json" else (name, raw),
-    ],
-    ids=[
-        "changed",
-        "missing",
-        "climbs",
-        "absolute",
-        "index climbs",
-        "both climb",
-        "a name of its own",
-        "no index",
-        "empty index",
-        "broken index",
-    ],
-)
-def test_a_damaged_backup_restores_nothing(
-    data: Path, tmp_path: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]
-) -> None:
-    assert sdx("backup", tmp_path / "good", "--data", data)[0] == 0
-    bad = rewritten(tmp_path / "good", tmp_path / "bad", change)
-    code, refused = sdx("restore", bad, "--data", tmp_path / "back" / "data")
-    assert (code, refused["error"]["code"]) == (5, "backup_damaged"), refused
-    assert not (tmp_path / "back" / "data").exists()
-    assert not list(tmp_path.rglob("owned"))
-
-
-def test_a_truncated_backup_restores_nothing(data: Path, tmp_path: Path) -> None:
-    assert sdx("backup", tmp_path / "good", "--data", data)[0] == 0
-    raw = (tmp_path / "good").read_bytes()
-    for keep in (0, 100, 512, len(raw) // 2):
-        (tmp_path / "bad").write_bytes(raw[:keep])
-        code, refused = sdx("restore", tmp_path / "bad", "--data", tmp_path / "back")
-        assert (code, refused["error"]["code"]) == (5, "backup_damaged"), (keep, refused)
-        assert not (tmp_path / "back").exists()
-
-
 def test_tokens_without_a_token(data: Path) -> None:
     """Whoever has the data folder can let people in, and shut them out, also while nothing runs."""
-    code, made = sdx("token", "new", "--name", "bob", "--role", "publisher", "--days", "3", "--data", data)
+    code, made = sdx_hub("token", "new", "--name", "bob", "--role", "publisher", "--days", "3", "--data", data)
     assert code == 0
     assert made["token"].startswith("sdx_")
-    code, listed = sdx("token", "list", "--data", data)
+    code, listed = sdx_hub("token", "list", "--data", data)
     assert [each["role"] for each in listed if each["name"] == "bob"] == ["publisher"]
     assert "token" not in listed[0]
-    assert sdx("token", "revoke", made["id"], "--data", data)[0] == 0
-    _, listed = sdx("token", "list", "--data", data)
+    assert sdx_hub("token", "revoke", made["id"], "--data", data)[0] == 0
+    _, listed = sdx_hub("token", "list", "--data", data)
     assert all(each["revoked_at"] for each in listed if each["name"] == "bob")
-    code, refused = sdx("token", "revoke", "nobody", "--data", data)
+    code, refused = sdx_hub("token", "revoke", "nobody", "--data", data)
     assert (code, refused["error"]["code"]) == (1, "token_not_found")
-    assert sdx("doctor", "--data", data)[0] == 0
+    assert sdx_hub("doctor", "--data", data)[0] == 0
 
 
 @pytest.mark.parametrize("command", ["doctor", "token list", "backup x"])
 def test_a_folder_without_a_hub_is_said_to_be_one(tmp_path: Path, command: str) -> None:
-    code, refused = sdx(*command.split(), "--data", tmp_path / "nothing")
+    code, refused = sdx_hub(*command.split(), "--data", tmp_path / "nothing")
     assert code == 1
     assert refused["error"]["code"] == "hub_not_initialised"
     assert not (tmp_path / "nothing").exists()
