@@ -40,10 +40,11 @@ _RETRIES = 2
 _RETRY_FOR_S = 5
 _SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_PREFIX = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
+_PREFIX = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 _REGION = "us-east-1"
 _PROBE = f"{UNDER_WAY}/probe"
-_FULL = ("507 Insufficient Storage", "XMinioStorageFull", "QuotaExceeded", "no writable volumes", "no free volumes")
+_FULL = ("507 Insufficient Storage", "XMinioStorageFull", "QuotaExceeded")
+"""As MinIO and Ceph say it. Others, SeaweedFS for one, say no more than 500."""
 _DENIED = ("401 Unauthorized", "403 Forbidden")
 _log = structlog.get_logger(__name__)
 

@@ -47,14 +47,3 @@ class Storage:
         """
         if self._store is not None:
             await object_store.check(self._store)
-
-
-def open_blobs(url: str, key_id: str = "", secret: str = "") -> BlobStore:
-    """The payloads alone.
-
-    Raises:
-        BadInput: The URL is malformed (code `blob_url_invalid`).
-    """
-    if object_store.is_object_store(url):
-        return ObjectStoreBlobs(object_store.open_store(url, key_id, secret))
-    return LocalBlobs(Path(url))

@@ -100,17 +100,6 @@ def test_a_download_that_breaks_is_no_whole_answer_and_goes_on_where_it_broke(
     assert got + rest.content == LARGE
 
 
-def test_a_store_that_restarts_quickly_breaks_no_download(fleet: Fleet, server: SeaweedServer) -> None:
-    """The client is slow, the store is back before its next piece is due."""
-    with httpx.stream("GET", url_of(fleet, LARGE), headers=headers(fleet), timeout=60) as answer:
-        pieces = answer.iter_raw()
-        got = [next(pieces)]
-        server.kill()
-        server.start()
-        got += pieces
-    assert b"".join(got) == LARGE
-
-
 def test_an_upload_goes_on_where_it_was_acknowledged(fleet: Fleet, server: SeaweedServer) -> None:
     """The store and then the hub are killed, and the replica that goes on has none of the first one's files."""
     raw = os.urandom(5_000_000)

@@ -14,7 +14,7 @@ from obstore.store import LocalStore, MemoryStore
 from sdx_hub.adapters import blobs
 from sdx_hub.adapters.blobs import READ_BYTES, BlobStore, LocalBlobs
 from sdx_hub.adapters.object_blobs import PART_BYTES, ObjectStoreBlobs
-from sdx_hub.adapters.storage import open_blobs
+from sdx_hub.adapters.object_store import open_store
 from sdx_hub.domain.errors import NotFound
 from tests.support.s3 import Bucket
 
@@ -29,7 +29,7 @@ STORES: dict[str, Callable[[pytest.FixtureRequest, Path], BlobStore]] = {
 
 
 def opened(bucket: Bucket) -> BlobStore:
-    return open_blobs(bucket.url, bucket.key_id, bucket.secret)
+    return ObjectStoreBlobs(open_store(bucket.url, bucket.key_id, bucket.secret))
 
 
 @pytest.fixture(params=STORES)
