@@ -1,6 +1,7 @@
 """One replica of the hub as a process, and what may befall it."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -16,6 +17,7 @@ from sdx_hub.demo.servers import process
 from sdx_hub.demo.tools import clean_environment, program
 
 START_S = 60.0
+_POLLS = re.compile(r'^sdx_polls_total\{answer="(?:un)?changed"\} (\S+)$', re.MULTILINE)
 _STOP_S = 40.0
 """The hub gives requests 20 s to end."""
 
@@ -81,6 +83,11 @@ class Replica:
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         self.launch(environment)
         self.wait_until_ready()
+
+    def polls(self) -> int:
+        """How many polls of devices it has answered with success since its start."""
+        figures = httpx.get(f"{self.url}/metrics", timeout=10).raise_for_status().text
+        return int(sum(float(count) for count in _POLLS.findall(figures)))
 
     def kill(self) -> None:
         """SIGKILL to all of its processes, without a warning."""

@@ -18,7 +18,7 @@ from sdx_hub.publishing import bundle
 
 FIRST, SECOND, THIRD = "1.0.0", "1.1.0", "2.0.0"
 _SMALL_BYTES, _LARGE_BYTES = 2 * 1024**2, 12 * UPLOAD_CHUNK_BYTES
-_FIRST_PIECES, _PIECES_AT_KILL = 2, 4
+_FIRST_PIECES, _PIECES_AT_KILL = 2, 5
 _WAIT_S = 120.0
 _CHECK = """\
 #!/bin/sh
@@ -83,13 +83,20 @@ class ClusterStory(Story):
         self.build(THIRD)
         path, self.upload_resumed_at = self._begin_upload()
         self._say(f"The publisher's line breaks: {_mib(self.upload_resumed_at)} of {THIRD} have been acknowledged.")
-        self.assign(SECOND)
-        self._until(lambda: "open" in self.states().values(), "the craft to hear of the update")
         publishing = self._pool.submit(self.publish, THIRD)
-        self._until(lambda: self._offset(path) >= _PIECES_AT_KILL * UPLOAD_CHUNK_BYTES, "the upload to go on")
-        self._cluster.hubs[HUBS[0]].kill()
-        self.upload_at_kill = self._offset(path)
-        self.updating_at_kill = sum(state == "open" for state in self.states().values())
+        with self._client() as client:
+
+            def arrived() -> int:
+                return int(client.get(path).raise_for_status().json()["offset"])
+
+            self._until(lambda: arrived() > self.upload_resumed_at, "the upload to go on")
+            order = {"release": f"{self.product}@{SECOND}", "tag": "fleet"}
+            client.post("/api/v1/assignments", json=order).raise_for_status()
+            self._until(lambda: arrived() >= _PIECES_AT_KILL * UPLOAD_CHUNK_BYTES, "the upload to go on")
+            self._cluster.hubs[HUBS[0]].kill()
+            self.upload_at_kill = arrived()
+            devices = client.get("/api/v1/devices", params={"tag": "fleet"}).raise_for_status().json()["items"]
+        self.updating_at_kill = sum(device["action"]["state"] == "open" for device in devices)
         if publishing.done() or not self.updating_at_kill:
             raise DemoError("The replica was killed too late: nothing was under way any more. Run it again.")
         self._say(
@@ -100,13 +107,15 @@ class ClusterStory(Story):
         self._say(f"{self.product}@{THIRD}: the same command went on, and it is published.")
 
     def bring_it_back(self) -> None:
-        """Start the killed replica, take the other one away, and ask the one that came back alone.
+        """Start the killed replica, kill the other one when polls come again, and ask the one that came back.
 
         Raises:
             DemoError: It does not know all of it.
         """
         back, other = (self._cluster.hubs[name] for name in HUBS)
         back.start()
+        # The proxy sends requests to a replica again 5 s after it last failed, without being told.
+        self._until(lambda: back.polls() > 0, f"the proxy to use {HUBS[0]} again")
         other.kill()
         known = {release["id"] for release in self.alice.sdx("release", "list")}
         wanted = {f"{self.product}@{version}" for version in (FIRST, SECOND, THIRD)}
@@ -134,10 +143,6 @@ class ClusterStory(Story):
                 piece, headers = content.read(UPLOAD_CHUNK_BYTES), {"upload-offset": str(offset)}
                 offset = client.patch(path, content=piece, headers=headers).raise_for_status().json()["offset"]
         return path, offset
-
-    def _offset(self, path: str) -> int:
-        with self._client() as client:
-            return int(client.get(path).raise_for_status().json()["offset"])
 
     def _client(self) -> httpx.Client:
         trusted = ssl.create_default_context(cafile=str(self._cluster.ca))
