@@ -10,7 +10,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from firmware_schemas.errors import SchemaError
 from sdx_hub.domain.errors import HubError
@@ -80,7 +80,7 @@ def handlers() -> ExceptionHandlersMap:
         HubError: _hub_error,
         SchemaError: _schema_error,
         HTTPException: _http_exception,
-        DBAPIError: _database_error,
+        IntegrityError: _constraint,
         Exception: _fault,
     }
 
@@ -106,12 +106,9 @@ def _http_exception(_: Request[Any, Any, Any], error: HTTPException) -> Response
     return answer(status, _CODES.get(status, f"http_{status}"), detail, extra, headers)
 
 
-def _database_error(request: Request[Any, Any, Any], error: DBAPIError) -> Response[dict[str, Any]]:
-    if isinstance(error, IntegrityError):
-        _log.warning("constraint_refused", path=request.url.path, constraint=str(error.orig)[:200])
-        return answer(409, "conflict", "Somebody else changed this at the same moment. Look again, then try again.")
-    _log.error("database_failed", path=request.url.path, error=str(error.orig)[:200])
-    return answer(503, "database_unavailable", "The hub's database is busy or away. Nothing was changed; try again.")
+def _constraint(request: Request[Any, Any, Any], error: IntegrityError) -> Response[dict[str, Any]]:
+    _log.warning("constraint_refused", path=request.url.path, constraint=str(error.orig)[:200])
+    return answer(409, "conflict", "Somebody else changed this at the same moment. Look again, then try again.")
 
 
 def _fault(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:

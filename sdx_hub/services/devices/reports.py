@@ -6,50 +6,72 @@ For each envelope, in this order:
 2. The payload follows the contract, and names the device whose poll token brought it.
 3. The counter is larger than every accepted one. The same counter with the same bytes is a duplicate, which is an
    acknowledgement too: the first answer was lost. Anything else is a replay.
-4. What it says takes effect, in the one transaction of the batch.
+4. What it says takes effect.
+
+Devices that report at the same time share one transaction, because there is one writer at a time and each commit waits
+for the disk. The first two steps are done before it, and a report that is refused in it takes nothing of the others
+with it.
 """
 
 import hashlib
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 
 import msgspec
-from sqlalchemy import delete, insert, select, update
+import structlog
+from msgspec import Struct
+from sqlalchemy import select
 from sqlmodel import col
 
 from firmware_schemas.device_api import (
     Envelope,
     InventoryReport,
-    ProgressReport,
     Report,
     ReportAnswer,
     ReportBatch,
     ReportReceipt,
-    ResultReport,
-    TokenReport,
     decode_report,
 )
 from firmware_schemas.errors import SchemaError
 from firmware_schemas.ids import DeviceId
 from firmware_schemas.limits import MAX_COMPONENTS
 from sdx_hub.adapters.clock import Clock
-from sdx_hub.domain.errors import HubError, NotAllowed, TrustError
+from sdx_hub.domain.errors import HubError, NotAllowed, NotFound, TrustError, Unavailable
 from sdx_hub.domain.signed_claim import verify_claim
 from sdx_hub.observing import REPORT_COMMIT, REPORTS, observed
 from sdx_hub.persistence.database import Database
-from sdx_hub.persistence.tables.assignments import Action
-from sdx_hub.persistence.tables.devices import Device, DeviceInventory, DeviceReport, InstalledComponent
-from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
-from sdx_hub.services.devices.device_rows import add_event, find_device
+from sdx_hub.persistence.failures import translated
+from sdx_hub.persistence.tables.devices import Device, DeviceReport
+from sdx_hub.persistence.unit_of_work import UnitOfWork
+from sdx_hub.services.batching import Batcher
+from sdx_hub.services.devices import report_effects
 from sdx_hub.services.devices.fleet_state import FleetState
 
 MAX_INSTALLED = 8 * MAX_COMPONENTS
+MAX_DEVICES = 200
+"""In one transaction: others who want to write wait for some tenths of a second then."""
 _MAX_COUNTER = 2**53 - 1
+_log = structlog.get_logger(__name__)
 
 
-class _Counter(msgspec.Struct):
+class _Counter(Struct):
     """Just the counter, to name a refused report by."""
 
     counter: int = 0
+
+
+class _Verified(Struct, frozen=True):
+    """A report that its device has signed, in the envelope that it came in."""
+
+    report: Report
+    envelope: Envelope
+    sha256: str
+
+
+class _Arrival(Struct, frozen=True, eq=False):
+    """One request: each is itself, also where two are alike."""
+
+    device_id: DeviceId
+    opened: Sequence[_Verified | ReportReceipt]
 
 
 class ReportService:
@@ -57,6 +79,8 @@ class ReportService:
         self._database = database
         self._clock = clock
         self._fleet = fleet
+        self._keys: Batcher[DeviceId, str] = Batcher(self._read_keys, MAX_DEVICES)
+        self._arrivals: Batcher[_Arrival, ReportAnswer] = Batcher(self._take_together, MAX_DEVICES)
 
     async def receive(self, device_id: DeviceId, batch: ReportBatch) -> ReportAnswer:
         """Take a batch in counter order; one receipt for each envelope, in the same order.
@@ -64,149 +88,108 @@ class ReportService:
         Raises:
             NotAllowed: The device was revoked in the meantime.
         """
+        # A device's id is made of its key, so this key stays right until the transaction.
+        key = await self._keys.ask(device_id)
+        opened = [_opened(device_id, key, envelope) for envelope in batch.envelopes]
+        answer = await self._arrivals.ask(_Arrival(device_id, opened))
+        for receipt in answer.receipts:
+            observed.count(REPORTS[receipt.status])
+        return answer
+
+    async def _read_keys(self, ids: Sequence[DeviceId]) -> Mapping[DeviceId, str | Exception]:
+        async with self._database.reading() as session:
+            rows = await session.execute(select(col(Device.id), col(Device.device_key)).where(col(Device.id).in_(ids)))
+            keys = {row.id: row.device_key for row in rows}
+        return {identity: keys.get(identity) or _unknown(identity) for identity in ids}
+
+    async def _take_together(self, arrivals: Sequence[_Arrival]) -> Mapping[_Arrival, ReportAnswer | Exception]:
+        ids = {arrival.device_id for arrival in arrivals}
         async with self._database.unit_of_work() as uow:
-            device = await find_device(uow.session, device_id)
-            if device.state != "accepted":
-                raise NotAllowed("This device is not accepted (any more).", f"device_{device.state}")
-            receipts = [await self._take(uow, device, envelope) for envelope in batch.envelopes]
+            devices = {row.id: row for row in await uow.session.scalars(select(Device).where(col(Device.id).in_(ids)))}
+            answers = {arrival: await self._take(uow, devices.get(arrival.device_id), arrival) for arrival in arrivals}
             with observed.step(REPORT_COMMIT):
                 await uow.commit()
-        for receipt in receipts:
-            observed.count(REPORTS[receipt.status])
+        return answers
+
+    async def _take(self, uow: UnitOfWork, device: Device | None, arrival: _Arrival) -> ReportAnswer | Exception:
+        """What one request gets, be it an error; only one that concerns all of them is raised."""
+        if device is None:
+            return _unknown(arrival.device_id)
+        if device.state != "accepted":
+            return NotAllowed("This device is not accepted (any more).", f"device_{device.state}")
+        try:
+            receipts = [await self._receipt(uow, device, opened) for opened in arrival.opened]
+        except Unavailable:
+            raise
+        except Exception as error:
+            _log.exception("report_failed", device=device.id)
+            return error
         return ReportAnswer(tuple(receipts))
 
-    async def _take(self, uow: UnitOfWork, device: Device, envelope: Envelope) -> ReportReceipt:
-        payload = b""
+    async def _receipt(self, uow: UnitOfWork, device: Device, opened: _Verified | ReportReceipt) -> ReportReceipt:
+        if isinstance(opened, ReportReceipt):
+            return opened
+        counter = opened.report.counter
+        if counter <= device.report_counter:
+            return await self._known(uow, device, opened)
         try:
-            payload = envelope.payload_bytes()
-            verify_claim(device.device_key, payload, envelope.signature_bytes())
-            report = decode_report(payload)
-            _check_bounds(report)
-            if report.device_id != device.id:
-                raise TrustError("This report is signed for another device.", "wrong_device")
-            digest = hashlib.sha256(payload).hexdigest()
-            if report.counter <= device.report_counter:
-                return await self._known(uow, device, report, digest)
-            await self._apply(uow, device, report, envelope)
-        except (HubError, SchemaError) as error:
-            return ReportReceipt(_counter_of(payload), "refused", error.code, str(error))
+            with translated():
+                async with uow.savepoint():
+                    await self._store(uow, device, opened)
+        except Exception as error:
+            with translated():
+                # What was taken back is still in memory. Also, this shows whether the transaction is of any use.
+                await uow.session.refresh(device)
+            if isinstance(error, Unavailable) or not isinstance(error, HubError):
+                raise
+            return ReportReceipt(counter, "refused", error.code, str(error))
+        return ReportReceipt(counter, "accepted")
+
+    async def _known(self, uow: UnitOfWork, device: Device, opened: _Verified) -> ReportReceipt:
+        counter = opened.report.counter
+        earlier = await uow.session.get(DeviceReport, (device.id, counter))
+        if earlier is not None and earlier.sha256 == opened.sha256:
+            return ReportReceipt(counter, "duplicate")
+        return ReportReceipt(
+            counter,
+            "refused",
+            "report_replayed",
+            f"Counter {counter} is not above {device.report_counter}, the last one of this device: a replay.",
+        )
+
+    async def _store(self, uow: UnitOfWork, device: Device, opened: _Verified) -> None:
+        now, report = self._clock.now(), opened.report
+        if await report_effects.apply(uow, device, report, opened.envelope, now):
+            uow.after_commit(self._fleet.catch_up)
         device.report_counter = report.counter
-        kind = report.body.__struct_config__.tag
         uow.session.add(
             DeviceReport(
                 device_id=device.id,
                 counter=report.counter,
-                sha256=digest,
-                kind=str(kind),
-                received_at=self._clock.now(),
+                sha256=opened.sha256,
+                kind=str(report.body.__struct_config__.tag),
+                received_at=now,
             )
         )
-        await uow.session.flush()
-        return ReportReceipt(report.counter, "accepted")
 
-    async def _known(self, uow: UnitOfWork, device: Device, report: Report, digest: str) -> ReportReceipt:
-        earlier = await uow.session.get(DeviceReport, (device.id, report.counter))
-        if earlier is not None and earlier.sha256 == digest:
-            return ReportReceipt(report.counter, "duplicate")
-        raise TrustError(
-            f"Counter {report.counter} is not above {device.report_counter}, the last one of this device: a replay.",
-            "report_replayed",
-        )
 
-    async def _apply(self, uow: UnitOfWork, device: Device, report: Report, envelope: Envelope) -> None:
-        now = self._clock.now()
-        match report.body:
-            case InventoryReport() as inventory:
-                await self._inventory(uow, device, inventory, envelope, now)
-            case ResultReport() as result:
-                await self._result(uow, device, result, now)
-            case ProgressReport() as progress:
-                add_event(
-                    uow,
-                    device.id,
-                    now,
-                    "progress",
-                    action=progress.action,
-                    state=progress.state,
-                    code=progress.code,
-                    detail=progress.detail,
-                )
-            case TokenReport() as token:
-                await self._token(uow, device, token, now)
+def _opened(device_id: DeviceId, key: str, envelope: Envelope) -> _Verified | ReportReceipt:
+    """Do everything that needs no transaction."""
+    payload = b""
+    try:
+        payload = envelope.payload_bytes()
+        verify_claim(key, payload, envelope.signature_bytes())
+        report = decode_report(payload)
+        _check_bounds(report)
+        if report.device_id != device_id:
+            raise TrustError("This report is signed for another device.", "wrong_device")
+    except (HubError, SchemaError) as error:
+        return ReportReceipt(_counter_of(payload), "refused", error.code, str(error))
+    return _Verified(report, envelope, hashlib.sha256(payload).hexdigest())
 
-    async def _result(self, uow: UnitOfWork, device: Device, result: ResultReport, now: datetime) -> None:
-        # Only the first final result counts: whatever else a device says later, it cannot rewrite how it ended.
-        ended = await uow.session.execute(
-            update(Action)
-            .where(col(Action.id) == result.action, col(Action.device_id) == device.id, col(Action.state) == "open")
-            .values(state=result.result, code=result.code, detail=result.detail, finished_at=now)
-            .returning(col(Action.id))
-        )
-        counted = ended.scalar_one_or_none() is not None
-        add_event(
-            uow,
-            device.id,
-            now,
-            "result" if counted else "late_result",
-            action=result.action,
-            result=result.result,
-            code=result.code,
-            detail=result.detail,
-            releases=result.releases,
-        )
-        if counted:
-            await uow.audit(
-                device.id, "action.finish", result.action, result=result.result, code=result.code, device=device.id
-            )
 
-    async def _inventory(
-        self, uow: UnitOfWork, device: Device, inventory: InventoryReport, envelope: Envelope, now: datetime
-    ) -> None:
-        session = uow.session
-        part_of = col(InstalledComponent.device_id) == device.id
-        before = await session.execute(
-            select(
-                col(InstalledComponent.name),
-                col(InstalledComponent.product),
-                col(InstalledComponent.version),
-                col(InstalledComponent.sha256),
-            ).where(part_of)
-        )
-        was = {tuple(row) for row in before}
-        now_is = {(part.name, part.product, part.version, part.sha256) for part in inventory.components}
-        await session.execute(delete(InstalledComponent).where(part_of))
-        if inventory.components:
-            rows = [{"device_id": device.id, **msgspec.structs.asdict(part)} for part in inventory.components]
-            await session.execute(insert(InstalledComponent), rows)
-        stored = await session.get(DeviceInventory, device.id)
-        if stored is None:
-            session.add(
-                DeviceInventory(
-                    device_id=device.id, payload=envelope.payload, signature=envelope.signature, received_at=now
-                )
-            )
-            device.has_inventory = True  # The poll stops asking for one.
-            device.change_seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
-            uow.after_commit(self._fleet.catch_up)
-        else:
-            stored.payload, stored.signature, stored.received_at = envelope.payload, envelope.signature, now
-        device.agent_version = inventory.agent_version
-        if was != now_is:
-            running = {f"{part.product}/{part.name}": part.version for part in inventory.components}
-            add_event(uow, device.id, now, "inventory", running=running)
-
-    async def _token(self, uow: UnitOfWork, device: Device, token: TokenReport, now: datetime) -> None:
-        if token.token_sha256 in {device.token_sha256, device.next_token_sha256}:
-            return
-        taken = select(col(Device.id)).where(
-            (col(Device.token_sha256) == token.token_sha256) | (col(Device.next_token_sha256) == token.token_sha256)
-        )
-        if await uow.session.scalar(taken) is not None:
-            raise TrustError("This poll token belongs to another device.", "token_taken")
-        device.next_token_sha256 = token.token_sha256
-        device.change_seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
-        add_event(uow, device.id, now, "token_announced")
-        uow.after_commit(self._fleet.catch_up)
+def _unknown(device_id: DeviceId) -> NotFound:
+    return NotFound(f"There is no device {device_id}.", "device_unknown")
 
 
 def _check_bounds(report: Report) -> None:

@@ -20,9 +20,9 @@ from sdx_hub.observing import SIGN_DIRECTOR, observed
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.trust import DirectorDocument
+from sdx_hub.services.batching import Batcher
 from sdx_hub.services.repositories import director_documents
 from sdx_hub.services.repositories import metadata_store as rows
-from sdx_hub.services.repositories.batching import Batcher
 from sdx_hub.services.repositories.bounded_cache import BoundedCache
 from sdx_hub.services.repositories.director_documents import DocumentWriter, Held, Signing
 from sdx_hub.services.repositories.image_push import MAX_FILES

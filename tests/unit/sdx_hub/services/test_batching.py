@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from sdx_hub.services.repositories.batching import Batcher
+from sdx_hub.services.batching import Batcher
 
 
 class Source:
