@@ -22,6 +22,8 @@ START_S = 60.0
 """A start takes 2 s; more only where the machine is busy."""
 
 _STOP_S = 20.0
+_NO_ROOM = ("-volume.max=1", "-master.volumeSizeLimitMB=1")
+"""No further file may be made, and the one that there is is over its limit: what a full disk is to SeaweedFS."""
 _PARTS = ("master", "volume", "filer", "s3", "admin")
 _ATTEMPTS = 5
 _SOCKETS = Path("/tmp")  # noqa: S108 - where SeaweedFS puts sockets that are named by its ports
@@ -70,8 +72,11 @@ class SeaweedServer:
             raise DemoError("The S3 server is not running.")
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, *, full: bool = False) -> None:
         """Start it, and wait until it takes and gives objects.
+
+        Args:
+            full: It gives objects and takes none, as with a disk that is full.
 
         Raises:
             DemoError: It does not; its last words are in the message.
@@ -82,8 +87,8 @@ class SeaweedServer:
             if first:
                 ports = iter(free_ports(2 * len(_PARTS)))
                 self._ports = {f"{part}{kind}": next(ports) for part in _PARTS for kind in ("", ".grpc")}
-            self._spawn()
-            if self._ready():
+            self._spawn(_NO_ROOM if full else ())
+            if self._ready(writes=not full):
                 return
             self.kill()
             if not first or b"address already in use" not in self.log.read_bytes():
@@ -123,7 +128,7 @@ class SeaweedServer:
         known = json.loads(file.read_text(encoding="utf-8"))["identities"][0]["credentials"][0]
         return known["accessKey"], known["secretKey"]
 
-    def _spawn(self) -> None:
+    def _spawn(self, more: tuple[str, ...]) -> None:
         arguments = [
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
@@ -141,13 +146,13 @@ class SeaweedServer:
             for name, port in self._ports.items()
         ]
         self._process = process.start(
-            [program("weed"), "-logtostderr=true", "mini", *arguments, *self._options],
+            [program("weed"), "-logtostderr=true", "mini", *arguments, *self._options, *more],
             self.log,
             end_with=signal.SIGTERM,
             environment={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder)},
         )
 
-    def _ready(self) -> bool:
+    def _ready(self, *, writes: bool) -> bool:
         store = S3Store(
             self.bucket,
             endpoint=self.endpoint,
@@ -160,8 +165,11 @@ class SeaweedServer:
         until = time.monotonic() + START_S
         while self._process is not None and self._process.poll() is None and time.monotonic() < until:
             try:
-                store.put(".ready", b"ready")
-                store.delete(".ready")
+                if writes:
+                    store.put(".ready", b"ready")
+                    store.delete(".ready")
+                else:
+                    store.list_with_delimiter()
             except (BaseError, OSError):
                 time.sleep(0.05)
             else:
