@@ -22,7 +22,6 @@ NO_DEVICE: Final = -3
 """Stands in for the version of a slot that has no device."""
 
 _ID_BYTES: Final = 10
-_STATES: Final = {PENDING: "pending", REVOKED: "revoked", NO_DEVICE: ""}
 
 
 class FleetMemory:
@@ -35,23 +34,20 @@ class FleetMemory:
         tokens: Of the tokens that count.
         versions: By slot: the desired version, or `PENDING`, `REVOKED`, `NO_DEVICE`.
         rotated: By slot: SHA-256 of a token whose first use was here, until the database knows of it.
-        counts: Devices by state.
     """
 
     def __init__(self, interval_s: int, jitter_s: int) -> None:
         self.tokens = TokenTable()
         self.versions = array("q")
         self.rotated: dict[int, bytes] = {}
-        self.counts = {"pending": 0, "accepted": 0, "revoked": 0}
+        # By the version of those that are not accepted, which counts from the end; the accepted ones are at 0.
+        self._tally = [0] * (1 - NO_DEVICE)
         self._interval_s = interval_s
         self._jitter_s = jitter_s
         self._ids = bytearray()
         self._flags = bytearray()
         self._next_slots: dict[bytes, int] = {}
         self._next_keys: dict[int, bytes] = {}
-
-    def __len__(self) -> int:
-        return sum(self.counts.values())
 
     def reserve(self, number: int) -> None:
         """Make room for devices up to this number, and then some, so that enrolments do not copy it all each time."""
@@ -65,14 +61,14 @@ class FleetMemory:
 
     def apply(self, rows: Iterable[DeviceRow]) -> None:
         """Take over what the database says of these devices; saying it twice changes nothing."""
-        versions, flags, ids = self.versions, self._flags, self._ids
+        versions, flags, ids, tally = self.versions, self._flags, self._ids, self._tally
         put, rotated, next_keys = self.tokens.put, self.rotated, self._next_keys
         for slot, identity, key, following, version, flag in rows:
             if slot >= len(versions):
                 self.reserve(slot)
             if (old := versions[slot]) != version:
-                if old < 0 or version < 0:
-                    self._count(old, version)
+                tally[old if old < 0 else 0] -= 1
+                tally[version if version < 0 else 0] += 1
                 versions[slot] = version
             ids[slot * _ID_BYTES : (slot + 1) * _ID_BYTES] = identity
             flags[slot] = flag & ~WANTS_TOKEN if slot in rotated else flag
@@ -81,6 +77,10 @@ class FleetMemory:
             put(slot, key)
             if following != NO_KEY or slot in next_keys:
                 self._set_next(slot, following)
+
+    def counts(self) -> dict[str, int]:
+        """Devices by state."""
+        return {"pending": self._tally[PENDING], "accepted": self._tally[0], "revoked": self._tally[REVOKED]}
 
     def slot_of(self, token: bytes) -> int | None:
         """The slot of a token, which may be one that was announced: its first use ends the one before."""
@@ -126,11 +126,6 @@ class FleetMemory:
                 inventory=bool(flags & WANTS_INVENTORY),
             )
         )
-
-    def _count(self, old: int, new: int) -> None:
-        for version, change in ((old, -1), (new, 1)):
-            if state := _STATES.get(version, "accepted"):
-                self.counts[state] += change
 
     def _set_next(self, slot: int, key: bytes) -> None:
         old = self._next_keys.pop(slot, None)

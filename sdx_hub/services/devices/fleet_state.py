@@ -200,7 +200,7 @@ class FleetState:
     def figures(self) -> FleetFigures:
         """What an operator watches."""
         return FleetFigures(
-            devices=dict(self.memory.counts),
+            devices=self.memory.counts(),
             staleness_s=self.now_s() - self._looked_s,
             write_behind_pending=len(self.sightings.seen),
             write_behind_lag_s=self.sightings.lag_s(),
