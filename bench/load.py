@@ -4,6 +4,7 @@ The requests are built beforehand and the answers are only compared, so that the
 measures. It counts an answer only if it is the one that was expected, byte by byte where that matters.
 """
 
+import math
 import select
 import socket
 import time
@@ -51,10 +52,11 @@ def poll_request(token: bytes, known: int) -> bytes:
 class _Line:
     """One connection, and the requests that take turns on it."""
 
-    __slots__ = ("held", "next", "requests", "sent_at", "socket", "step")
+    __slots__ = ("held", "left", "next", "requests", "sent_at", "socket", "step")
 
-    def __init__(self, port: int, requests: Sequence[bytes], first: int, step: int) -> None:
+    def __init__(self, port: int, requests: Sequence[bytes], first: int, step: int, *, once: bool) -> None:
         self.requests, self.next, self.step = requests, first, step
+        self.left = len(range(first, len(requests), step)) if once else math.inf
         self.connect(port)
 
     def connect(self, port: int) -> None:
@@ -65,10 +67,16 @@ class _Line:
         self.sent_at = time.perf_counter()
         self.socket.sendall(self.requests[self.next])
         self.next = (self.next + self.step) % len(self.requests)
+        self.left -= 1
 
 
 def run(
-    port: int, requests: Sequence[bytes], expected: Callable[[bytes], bool], *, seconds: float, connections: int
+    port: int,
+    requests: Sequence[bytes],
+    expected: Callable[[bytes], bool],
+    *,
+    connections: int,
+    seconds: float | None = None,
 ) -> Tally:
     """Ask for so long, with one request under way on each connection.
 
@@ -77,16 +85,18 @@ def run(
         requests: One for each device; they are dealt out to the connections, and every connection repeats its share.
             They may be made when they are asked for.
         expected: Whether a whole answer (status line, headers, body) is the right one.
+        connections: Kept; no more than there are requests.
+        seconds: None asks every request once.
     """
     tally = Tally()
     lines: dict[int, _Line] = {}
     poll = select.epoll()
     for index in range(connections):
-        line = _Line(port, requests, index % len(requests), connections)
+        line = _Line(port, requests, index, connections, once=seconds is None)
         lines[line.socket.fileno()] = line
         poll.register(line.socket.fileno(), select.EPOLLIN)
     started = time.perf_counter()
-    end = started + seconds
+    end = started + (math.inf if seconds is None else seconds)
     for line in lines.values():
         line.ask()
     waiting = len(lines)
@@ -116,7 +126,7 @@ def run(
             else:
                 tally.wrong += 1
                 tally.first_wrong = tally.first_wrong or answer[:300].decode("latin-1")
-            if now < end:
+            if now < end and line.left:
                 line.ask()
             else:
                 waiting -= 1
