@@ -1,5 +1,6 @@
 """The composition root: settings become services, services become one ASGI application."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -8,13 +9,16 @@ from pathlib import Path
 
 from sdx_hub.adapters.clock import CorrectedClock
 from sdx_hub.adapters.storage import Storage
+from sdx_hub.adapters.tracing import Tracing
 from sdx_hub.api.application import application
 from sdx_hub.api.edge import Edge
 from sdx_hub.api.hub import Hub
 from sdx_hub.api.metrics import Metrics, Sources
 from sdx_hub.api.poll import PollPath
 from sdx_hub.api.shedding import Shedding
+from sdx_hub.api.traced import Traced
 from sdx_hub.loops import Loops
+from sdx_hub.observing import observed
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.notices import Notices
 from sdx_hub.persistence.unit_of_work import FLEET_CHANNEL, TRUST_CHANNEL
@@ -57,15 +61,22 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         settings: Of the hub.
         on_ready: Called inside the running event loop once requests can be answered.
     """
+    tracing = Tracing(settings.otlp_endpoint, _VERSION) if settings.otlp_endpoint else None
 
     @asynccontextmanager
     async def running() -> AsyncIterator[Hub]:
         async with _running(settings, outermost, shedding) as hub:
             on_ready()
             yield hub
+        if tracing is not None:
+            await asyncio.to_thread(tracing.stop)
 
     shedding = Shedding(application(running, _VERSION), settings.max_in_flight, settings.poll_interval_s)
-    outermost = PollPath(Edge(shedding))
+    if tracing is None:
+        outermost = PollPath(Edge(shedding))
+    else:
+        observed.span = tracing.span
+        outermost = PollPath(Traced(Edge(shedding), tracing))
     return outermost
 
 

@@ -30,6 +30,8 @@ _BY_CODE = {
     "component_form": USAGE,
     "constraint_form": USAGE,
     "counter_missing": USAGE,
+    "otel_missing": USAGE,
+    "otlp_endpoint_invalid": USAGE,
     "passphrase_missing": USAGE,
     "query_invalid": USAGE,
     "release_empty": USAGE,

@@ -22,6 +22,7 @@ from granian.log import LogLevels
 from granian.server import Server
 
 from sdx_hub import logs
+from sdx_hub.adapters import tracing
 from sdx_hub.cli.failures import UsageFault
 from sdx_hub.settings import Settings
 
@@ -42,9 +43,12 @@ def serve(settings: Settings) -> None:
 
     Raises:
         UsageFault: The address cannot be used (code `address_unusable`), or the certificate (`certificate_unusable`).
+        BadInput: Traces cannot be made (codes `otlp_endpoint_invalid`, `otel_missing`).
         SystemExit: A worker died.
     """
     _check_certificate(settings)
+    if settings.otlp_endpoint:
+        tracing.check(settings.otlp_endpoint)
     _raise_file_limit()
     gc.disable()  # Until everything is imported: it saves a tenth of the start.
     held = _hold_port(settings.host, settings.port)
