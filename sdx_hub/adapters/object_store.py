@@ -46,6 +46,8 @@ _PROBE = f"{UNDER_WAY}/probe"
 _FULL = ("507 Insufficient Storage", "XMinioStorageFull", "QuotaExceeded")
 """As MinIO and Ceph say it. Others, SeaweedFS for one, say no more than 500."""
 _DENIED = ("401 Unauthorized", "403 Forbidden")
+_SKEWED = "RequestTimeTooSkewed"
+"""A store takes no request that is signed a quarter of an hour off. The hub goes on with all that needs no payload."""
 _log = structlog.get_logger(__name__)
 
 
@@ -168,7 +170,7 @@ async def check(store: ObjectStore) -> None:
         said = str(error.__cause__)
         if "NoSuchBucket" in said or "404 Not Found" in said:
             raise _missing() from error
-        if any(sign in said for sign in _DENIED):
+        if any(sign in said for sign in _DENIED) and _SKEWED not in said:
             raise BadInput(
                 "The object store of blob_url refuses the credentials in blob_key_id and blob_secret, or the bucket "
                 "is not theirs. They need to read, write, list and delete in it.",
@@ -188,6 +190,13 @@ def _meaning(error: Exception) -> Unavailable:
         return Unavailable(
             "The hub's object store is full. Nothing is lost; make room there and run the same command again.",
             "storage_full",
+        )
+    if _SKEWED in said:
+        _log.error("blob_store_refuses_clock", reason=_first_line(error))
+        return Unavailable(
+            "The clock of this replica's machine is off, and the object store refuses it. Try again; another replica "
+            "may answer.",
+            "blob_store_unavailable",
         )
     _log.warning("blob_store_unavailable", reason=_first_line(error))
     return Unavailable(
