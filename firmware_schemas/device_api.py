@@ -6,6 +6,7 @@ poll carries only a cheap bearer token, because it claims nothing.
 
 import base64
 import binascii
+import re
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -29,6 +30,9 @@ KEY_OWNER_FIELD = "x-sdx-keyowner"
 """Extra field of a key in root or targets metadata: the name of the person who holds it."""
 
 _T = TypeVar("_T")
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""NUL as JSON writes it; a backslash that is doubled stands for itself. PostgreSQL stores no text that holds one."""
 
 Serial = Annotated[str, Meta(min_length=1, max_length=MAX_SERIAL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)")]
 Ed25519Hex = Annotated[str, Meta(pattern=SHA256_PATTERN)]
@@ -240,6 +244,8 @@ def decode_enrolment(raw: bytes) -> EnrolRequest:
 def _decode(raw: bytes, kind: type[_T]) -> _T:
     if len(raw) > MAX_ENVELOPE_BYTES:
         raise SchemaError(f"A signed payload has {len(raw)} bytes; {MAX_ENVELOPE_BYTES} are allowed.")
+    if _NUL.search(raw):
+        raise SchemaError("A signed payload holds a NUL character, which no text of it may have.")
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

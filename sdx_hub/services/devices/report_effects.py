@@ -55,6 +55,7 @@ async def _result(uow: UnitOfWork, device: Device, result: ResultReport, now: da
         .where(col(Action.id) == result.action, col(Action.device_id) == device.id, col(Action.state) == "open")
         .values(state=result.result, code=result.code, detail=result.detail, finished_at=now)
         .returning(col(Action.id))
+        .execution_options(synchronize_session=False)  # No action is in memory here; looking for them costs most.
     )
     counted = ended.scalar_one_or_none() is not None
     add_event(

@@ -9,12 +9,12 @@ For each envelope, in this order:
 4. What it says takes effect.
 
 Devices that report at the same time share one transaction, because there is one writer at a time and each commit waits
-for the disk. The first two steps are done before it, and a report that is refused in it takes nothing of the others
-with it.
+for the disk. The first two steps are done before it. Where one report cannot be stored, the transaction is done again
+with a savepoint around each, so that it takes nothing of the others with it: that costs twice the work, and is rare.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -74,6 +74,9 @@ class _Arrival(Struct, frozen=True, eq=False):
     opened: Sequence[_Verified | ReportReceipt]
 
 
+_Store = Callable[[UnitOfWork, Device, _Verified], Awaitable[ReportReceipt | Exception]]
+
+
 class ReportService:
     def __init__(self, database: Database, clock: Clock, fleet: FleetState) -> None:
         self._database = database
@@ -103,50 +106,72 @@ class ReportService:
         return {identity: keys.get(identity) or _unknown(identity) for identity in ids}
 
     async def _take_together(self, arrivals: Sequence[_Arrival]) -> Mapping[_Arrival, ReportAnswer | Exception]:
-        ids = {arrival.device_id for arrival in arrivals}
-        async with self._database.unit_of_work() as uow:
-            devices = {row.id: row for row in await uow.session.scalars(select(Device).where(col(Device.id).in_(ids)))}
-            answers = {arrival: await self._take(uow, devices.get(arrival.device_id), arrival) for arrival in arrivals}
-            with observed.step(REPORT_COMMIT):
-                await uow.commit()
+        try:
+            async with self._database.unit_of_work() as uow:
+                # Rows that are added are written together, at the end.
+                with uow.session.no_autoflush:
+                    answers = await self._take_all(uow, arrivals, self._store)
+                await _commit(uow)
+        except Unavailable:
+            raise
+        except Exception:
+            async with self._database.unit_of_work() as uow:
+                answers = await self._take_all(uow, arrivals, self._store_apart)
+                await _commit(uow)
         return answers
 
-    async def _take(self, uow: UnitOfWork, device: Device | None, arrival: _Arrival) -> ReportAnswer | Exception:
-        """What one request gets, be it an error; only one that concerns all of them is raised."""
+    async def _take_all(
+        self, uow: UnitOfWork, arrivals: Sequence[_Arrival], store: _Store
+    ) -> dict[_Arrival, ReportAnswer | Exception]:
+        ids = {arrival.device_id for arrival in arrivals}
+        devices = {row.id: row for row in await uow.session.scalars(select(Device).where(col(Device.id).in_(ids)))}
+        return {arrival: await self._take(uow, devices.get(arrival.device_id), arrival, store) for arrival in arrivals}
+
+    async def _take(
+        self, uow: UnitOfWork, device: Device | None, arrival: _Arrival, store: _Store
+    ) -> ReportAnswer | Exception:
+        """What one request gets; what is raised concerns all of them."""
         if device is None:
             return _unknown(arrival.device_id)
         if device.state != "accepted":
             return NotAllowed("This device is not accepted (any more).", f"device_{device.state}")
-        try:
-            receipts = [await self._receipt(uow, device, opened) for opened in arrival.opened]
-        except Unavailable:
-            raise
-        except Exception as error:
-            _log.exception("report_failed", device=device.id)
-            return error
+        receipts: list[ReportReceipt] = []
+        for opened in arrival.opened:
+            if isinstance(opened, ReportReceipt):
+                receipts.append(opened)
+            elif opened.report.counter <= device.report_counter:
+                receipts.append(await self._known(uow, device, opened))
+            else:
+                outcome = await store(uow, device, opened)
+                if isinstance(outcome, Exception):
+                    return outcome
+                receipts.append(outcome)
         return ReportAnswer(tuple(receipts))
 
-    async def _receipt(self, uow: UnitOfWork, device: Device, opened: _Verified | ReportReceipt) -> ReportReceipt:
-        if isinstance(opened, ReportReceipt):
-            return opened
-        counter = opened.report.counter
-        if counter <= device.report_counter:
-            return await self._known(uow, device, opened)
+    async def _store_apart(self, uow: UnitOfWork, device: Device, opened: _Verified) -> ReportReceipt | Exception:
+        """Store it in a savepoint.
+
+        Raises:
+            Unavailable: The whole transaction is of no use any more.
+        """
         try:
             with translated():
                 async with uow.savepoint():
-                    await self._store(uow, device, opened)
+                    return await self._store(uow, device, opened)
         except Exception as error:
             with translated():
-                # What was taken back is still in memory. Also, this shows whether the transaction is of any use.
+                # What was taken back is still in memory. Also, this shows whether the transaction can go on.
                 await uow.session.refresh(device)
-            if isinstance(error, Unavailable) or not isinstance(error, HubError):
+            if isinstance(error, Unavailable):
                 raise
-            return ReportReceipt(counter, "refused", error.code, str(error))
-        return ReportReceipt(counter, "accepted")
+            if isinstance(error, HubError):
+                return ReportReceipt(opened.report.counter, "refused", error.code, str(error))
+            _log.exception("report_failed", device=device.id)
+            return error
 
     async def _known(self, uow: UnitOfWork, device: Device, opened: _Verified) -> ReportReceipt:
         counter = opened.report.counter
+        await uow.session.flush()  # It may have come earlier in this very transaction.
         earlier = await uow.session.get(DeviceReport, (device.id, counter))
         if earlier is not None and earlier.sha256 == opened.sha256:
             return ReportReceipt(counter, "duplicate")
@@ -157,7 +182,7 @@ class ReportService:
             f"Counter {counter} is not above {device.report_counter}, the last one of this device: a replay.",
         )
 
-    async def _store(self, uow: UnitOfWork, device: Device, opened: _Verified) -> None:
+    async def _store(self, uow: UnitOfWork, device: Device, opened: _Verified) -> ReportReceipt:
         now, report = self._clock.now(), opened.report
         if await report_effects.apply(uow, device, report, opened.envelope, now):
             uow.after_commit(self._fleet.catch_up)
@@ -171,6 +196,12 @@ class ReportService:
                 received_at=now,
             )
         )
+        return ReportReceipt(report.counter, "accepted")
+
+
+async def _commit(uow: UnitOfWork) -> None:
+    with observed.step(REPORT_COMMIT):
+        await uow.commit()
 
 
 def _opened(device_id: DeviceId, key: str, envelope: Envelope) -> _Verified | ReportReceipt:

@@ -75,3 +75,17 @@ def test_an_enrolment_string_survives_and_hides_its_secret() -> None:
 def test_something_else_is_not_an_enrolment_string(bad: str) -> None:
     with pytest.raises(SchemaError):
         parse_enrol_string(bad)
+
+
+@pytest.mark.parametrize(
+    ("detail", "fits"), [("a\0b", False), ("\\\0", False), ("\\u0000", True), ("\\\\u0000", True), ("\u0001", True)]
+)
+def test_a_nul_is_refused_and_what_looks_like_one_is_not(detail: str, fits: bool) -> None:
+    raw = canonical.encode(Report("d-1", 1, 0, ResultReport("d-1.2", "success", {}, detail=detail)))
+    if fits:
+        body = decode_report(raw).body
+        assert isinstance(body, ResultReport)
+        assert body.detail == detail
+    else:
+        with pytest.raises(SchemaError, match="NUL"):
+            decode_report(raw)

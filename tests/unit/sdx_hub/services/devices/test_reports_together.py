@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event, func, select
 from sqlmodel import col
 
-from firmware_schemas.device_api import ProgressReport, ReportAnswer, ReportBatch, ResultReport
+from firmware_schemas.device_api import ProgressReport, ReportAnswer, ReportBatch, ReportBody, ResultReport, TokenReport
 from firmware_schemas.ids import DeviceId
 from sdx_hub.domain.errors import NotAllowed
 from sdx_hub.persistence.database import Database
@@ -120,30 +120,44 @@ async def test_nobody_is_acknowledged_before_the_commit(fleet: Fleet) -> None:
 
 
 async def test_a_refused_report_takes_nothing_of_the_others_with_it(fleet: Fleet) -> None:
-    """A text that no database stores is refused for good: a device that sent it again would send it for ever."""
     await fleet.add(4)
-    details = ["fine", "a\0b", "fine", "fine"]
-    answers = await asyncio.gather(*map(fleet.send, fleet.crafts, details))
+    poison, other = fleet.crafts[1], fleet.crafts[2]
+    token = poison.batch(TokenReport(other.token_sha256))
+    answers = await asyncio.gather(
+        fleet.send(fleet.crafts[0]),
+        fleet.service.receive(DeviceId(poison.id), token),
+        fleet.send(other),
+        fleet.send(fleet.crafts[3]),
+    )
     assert statuses(answers) == ["accepted", "refused", "accepted", "accepted"]
-    assert answers[1].receipts[0].code == "text_invalid"
-    poison = fleet.crafts[1]
+    assert answers[1].receipts[0].code == "token_taken"
     assert await fleet.stored() == {craft.id for craft in fleet.crafts if craft is not poison}
     assert await fleet.count(AuditEntry) == 3
     assert await fleet.count(DeviceEvent, col(DeviceEvent.device_id) == poison.id) == 0
     assert statuses([await fleet.send(poison)]) == ["accepted"], "and the device goes on with the next one"
 
 
-async def test_after_a_refused_report_the_rest_of_a_batch_is_taken(fleet: Fleet) -> None:
-    await fleet.add(1)
+@pytest.mark.parametrize(
+    ("poison", "code"),
+    [
+        (ResultReport("a.1", "success", {}, detail="a\0b"), "schema_error"),
+        (ProgressReport("a.1", "\0"), "schema_error"),
+        (TokenReport("b" * 64), "token_taken"),
+    ],
+)
+async def test_after_a_refused_report_the_rest_of_a_batch_is_taken(fleet: Fleet, poison: ReportBody, code: str) -> None:
+    """No database stores a NUL: it is refused for good, or the device would send it again for ever."""
+    await fleet.add(2)
     craft = fleet.crafts[0]
-    batch = craft.batch(
-        ProgressReport(f"{craft.id}.1", "READY"),
-        ResultReport(f"{craft.id}.1", "success", {}, detail="\0"),
-        ResultReport(f"{craft.id}.1", "failed", {}, detail="fine"),
-    )
+    async with fleet.database.unit_of_work() as uow:
+        (await uow.session.get_one(Device, fleet.crafts[1].id)).token_sha256 = "b" * 64
+        await uow.commit()
+    last = ResultReport(f"{craft.id}.1", "failed", {}, detail="a backslash: \\u0000")
+    batch = craft.batch(ProgressReport(f"{craft.id}.1", "READY"), poison, last)
     answer = await fleet.service.receive(DeviceId(craft.id), batch)
     assert statuses([answer]) == ["accepted", "refused", "accepted"]
-    assert await fleet.count(Action, col(Action.state) == "failed") == 1
+    assert answer.receipts[1].code == code
+    assert await fleet.count(Action, col(Action.state) == "failed", col(Action.detail) == last.detail) == 1
     assert await fleet.count(DeviceReport) == 2
 
 
