@@ -10,13 +10,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, start_fleet
+from tests.support.postgres import BACKENDS, Databases
 
 TOOL = str(Path(sys.executable).parent / "schemathesis")
 CONFIG = """
@@ -39,6 +41,17 @@ negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 412, 
 """
 
 
+@pytest.fixture(scope="module", params=BACKENDS)
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """On both databases: they do not refuse the same numbers and texts."""
+    settings = {}
+    if request.param == "postgresql":
+        server: Databases = request.getfixturevalue("databases")
+        settings["SDX_DATABASE_URL"] = server.new()
+    with start_fleet(tmp_path_factory.mktemp("hub"), **settings) as running:
+        yield running
+
+
 def something_of_everything(fleet: Fleet) -> dict[str, list[str]]:
     """Fill the hub; return the names of what is there, by the parameter that takes them."""
     release = fleet.publish_next()
@@ -50,6 +63,7 @@ def something_of_everything(fleet: Fleet) -> dict[str, list[str]]:
         upload = client.post("/api/v1/uploads", json=order).json()["id"]
         client.patch(f"/api/v1/uploads/{upload}", content=half, headers={"upload-offset": "0"}).raise_for_status()
         client.put("/api/v1/devices/spare-0/tags/north").raise_for_status()
+        client.put("/api/v1/filters/north", json={"query": "tag = north"}).raise_for_status()
         shown = client.get(f"/api/v1/releases/{release}").json()
     digests = [component["sha256"] for component in shown["manifest"]["components"]]
     paths = [path.rpartition("/") for path in shown["targets"] if not path.endswith(".json")]
@@ -63,7 +77,8 @@ def something_of_everything(fleet: Fleet) -> dict[str, list[str]]:
         "tag": ["north"],
         "token_id": [fleet.token("spare", "viewer").split("_")[1]],
         "role": ["root", "targets", "snapshot", "timestamp", "team-nav"],
-        "name": ["timestamp.json", "1.root.json", "1.snapshot.json"],
+        "name": ["timestamp.json", "1.root.json", "1.snapshot.json", "north"],
+        "query": ["tag = north", "tag = north and seen < 7d"],
     }
 
 
@@ -103,6 +118,7 @@ def explore(fleet: Fleet, folder: Path, *arguments: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_api_is_what_its_description_says(fleet: Fleet, tmp_path: Path) -> None:
     explore(fleet, tmp_path, "--phases=examples,coverage,fuzzing", "--max-examples=3", "--generation-deterministic")
 
