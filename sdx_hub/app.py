@@ -99,6 +99,7 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
         storage = Storage(settings.blobs, settings.blob_key_id, settings.blob_secret, settings.uploads_dir)
         uploads = UploadService(database, clock, storage)
         at_end.push_async_callback(uploads.close)
+        reports = ReportService(database, clock, fleet)
         assigning = AssigningService(database, clock, fleet)
         hub = Hub(
             people=PeopleService(database, clock),
@@ -108,7 +109,7 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
             filters=FilterService(database, clock),
             assigning=assigning,
             rotation=TokenRotation(database, clock, fleet, timedelta(seconds=settings.token_life_s)),
-            reports=ReportService(database, clock, fleet),
+            reports=reports,
             releases=ReleaseService(database, clock, image, blobs=storage.blobs, uploads=uploads, assigning=assigning),
             uploads=uploads,
             audit=AuditLogService(database),
@@ -130,7 +131,7 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
                     expiries=lambda: expiries(image.store, clock.now()),
                     clock=clock,
                     connections=lambda: database.in_use,
-                    queues={"director": lambda: director.waiting},
+                    queues={"director": lambda: director.waiting, "reports": lambda: reports.waiting},
                     uploads=lambda: upload_figures(database),
                     folders=_folders(settings),
                     stale_s=settings.stale_s,

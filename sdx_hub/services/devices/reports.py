@@ -85,6 +85,11 @@ class ReportService:
         self._keys: Batcher[DeviceId, str] = Batcher(self._read_keys, MAX_DEVICES)
         self._arrivals: Batcher[_Arrival, ReportAnswer] = Batcher(self._take_together, MAX_DEVICES)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the next transaction."""
+        return self._arrivals.waiting
+
     async def receive(self, device_id: DeviceId, batch: ReportBatch) -> ReportAnswer:
         """Take a batch in counter order; one receipt for each envelope, in the same order.
 
