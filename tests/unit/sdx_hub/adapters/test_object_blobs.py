@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sdx_hub.adapters import object_store
 from sdx_hub.adapters.blobs import READ_BYTES
 from sdx_hub.adapters.object_blobs import ObjectStoreBlobs
 from sdx_hub.adapters.object_store import open_store
@@ -40,7 +41,11 @@ def server(tmp_path: Path) -> Iterator[SeaweedServer]:
         own.kill()
 
 
-async def test_a_reading_goes_on_after_the_store_broke_it_off(server: SeaweedServer, tmp_path: Path) -> None:
+async def test_a_reading_goes_on_after_the_store_broke_it_off(
+    server: SeaweedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client tries again by itself, but only in the first seconds of a request."""
+    monkeypatch.setattr(object_store, "_RETRIES", 0)
     store = blobs_in(fresh_bucket(server))
     await put(store, CONTENT, tmp_path)
     pieces = store.read(SHA256, "identity", 0, len(CONTENT))

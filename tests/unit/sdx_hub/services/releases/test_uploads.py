@@ -361,6 +361,25 @@ async def test_two_hubs_that_finish_the_same_upload_both_say_that_it_is_complete
     assert await hub.blob("zstd") == PACKED
 
 
+async def test_a_hub_that_finds_the_pieces_gone_because_another_one_was_faster_says_complete(
+    hub: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = await hub.begin()
+    here, pieces = hub.uploads, hub.storage.pieces
+    real = pieces.add_to
+
+    async def slowly(target: Path, name: str) -> None:
+        monkeypatch.undo()
+        hub.restart()
+        assert (await hub.uploads.append(PUBLISHER, identity, len(PACKED), stream())).complete
+        await real(target, name)
+
+    monkeypatch.setattr(pieces, "add_to", slowly)
+    assert (await here.append(PUBLISHER, identity, 0, stream(PACKED))).complete
+    assert (await hub.row(identity)).offset == len(PACKED)
+    assert await hub.audited() == [("upload.complete", SHA256)]
+
+
 async def until_complete(uploads: UploadService, identity: str) -> Appended:
     while True:
         with suppress(ConflictError):
