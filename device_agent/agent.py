@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from device_agent.core.backoff import delay_s
+from device_agent.core.backoff import delay_s, poll_again_s
 from device_agent.core.errors import TransportError
 from device_agent.ports.clock import Clock
 from device_agent.ports.home import Home
@@ -26,9 +26,8 @@ from device_agent.ports.token import settle_token
 _LOOK_S = 1.0
 """How often a running worker and the outbox are looked at."""
 _STOP_S = 10.0
-_LONGEST_POLL_S = 300.0
 _PENDING_S = 30.0
-"""Longest wait between polls where the hub fails, and where a person is about to accept the device."""
+"""Longest wait between polls where a person is about to accept the device."""
 _NEVER = float("inf")
 
 Say = Callable[[str], None]
@@ -103,8 +102,13 @@ class Agent:
             polled = self._poller.poll()
         except TransportError as error:
             self._failed_polls += 1
-            longest_s = _PENDING_S if error.code == "device_pending" else _LONGEST_POLL_S
-            wait_s = delay_s(self._failed_polls, self._uniform, longest_s=longest_s, retry_after_s=error.retry_after_s)
+            wait_s = (
+                delay_s(self._failed_polls, self._uniform, longest_s=_PENDING_S, retry_after_s=error.retry_after_s)
+                if error.code == "device_pending"
+                else poll_again_s(
+                    self._failed_polls, self._poller.interval_s, self._uniform, retry_after_s=error.retry_after_s
+                )
+            )
             self._poll_at = self._clock.monotonic_s() + wait_s
             self._remember(self._note.action, self._note.known, Problem(error.code, str(error)))
             return

@@ -7,6 +7,7 @@ hub comes back spread out instead of in step.
 from collections.abc import Callable
 
 FINAL_BUT_RETRIED = frozenset({408, 429})
+_FIRST_POLL_S = 2.0
 
 
 def delay_s(
@@ -29,6 +30,36 @@ def delay_s(
     # The exponent is bounded too: 2.0 ** 2000 overflows after a long night without a link.
     ceiling = min(longest_s, base_s * 2.0 ** min(max(attempt, 1) - 1, 32))
     return min(max(retry_after_s, 0.0), longest_s) + uniform(0.0, ceiling)
+
+
+def poll_again_s(
+    failures: int,
+    interval_s: float,
+    uniform: Callable[[float, float], float],
+    *,
+    longest_s: float = 300.0,
+    retry_after_s: float = 0.0,
+) -> float:
+    """Seconds until the next poll after some that failed.
+
+    The first wait is spread over the hub's own interval: a fleet whose hub is away for a moment asks about twice as
+    often as in good times, and comes back so. Beginning with two seconds it would ask six times as often, and the hub
+    that has just come back would go down again.
+
+    Args:
+        failures: Polls in a row that failed, from 1.
+        interval_s: What the hub last said; 0 where it has not answered yet.
+        uniform: As in `delay_s`.
+        longest_s: Bound of the wait; an interval that is longer counts instead.
+        retry_after_s: As in `delay_s`.
+    """
+    return delay_s(
+        failures,
+        uniform,
+        base_s=max(_FIRST_POLL_S, interval_s),
+        longest_s=max(longest_s, interval_s),
+        retry_after_s=retry_after_s,
+    )
 
 
 def is_final(status: int) -> bool:

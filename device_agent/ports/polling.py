@@ -33,12 +33,16 @@ class Poller:
 
     Args:
         hub: Where.
+
+    Attributes:
+        interval_s: What the hub last said; 0 before it has.
     """
 
     def __init__(self, hub: Link) -> None:
         self._hub = hub
         self._etag = ""
         self._jitter_s = 0.0
+        self.interval_s = 0.0
 
     def poll(self) -> Polled:
         """Ask once.
@@ -50,7 +54,7 @@ class Poller:
         answer = self._hub.exchange(
             "GET", POLL_PATH, headers=headers, longest_bytes=_MAX_ANSWER_BYTES, deadline_s=_DEADLINE_S
         )
-        interval_s = _interval_s(answer.headers.get(INTERVAL_HEADER, ""))
+        self.interval_s = interval_s = _interval_s(answer.headers.get(INTERVAL_HEADER, ""))
         if answer.status == 304 and self._etag:
             return Polled(None, interval_s)
         if answer.status != 200:
