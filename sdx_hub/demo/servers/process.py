@@ -5,11 +5,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import psutil
 
+_STARTER = ThreadPoolExecutor(1, "starter")
+"""For the kernel the parent is the thread that starts a process: this one lives as long as we do."""
 _AS_NOBODY = (
     # A server that refuses root still has to reach files below folders that only root may enter.
     *("--reuid=nobody", "--regid=nogroup", "--clear-groups"),
@@ -25,7 +28,7 @@ def start(
     as_nobody: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a server in a session of its own; the kernel ends it when the thread that called this one has ended.
+    """Start a server in a session of its own; the kernel ends it when this process has ended, however that was.
 
     Args:
         command: Program and arguments.
@@ -35,14 +38,15 @@ def start(
         environment: All of it; our own where None.
     """
     with log.open("ab") as sink:
-        return subprocess.Popen(  # noqa: S603 - servers that the project names
+        return _STARTER.submit(
+            subprocess.Popen,
             as_command(command, end_with=end_with, as_nobody=as_nobody),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
             env=dict(environment) if environment is not None else None,
             start_new_session=True,
-        )
+        ).result()
 
 
 def as_command(command: Sequence[str], *, end_with: signal.Signals, as_nobody: bool) -> list[str]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,15 @@ async def test_it_asks_for_the_password_and_never_shows_it(server: PostgresServe
     assert all(password not in " ".join(each.cmdline()) for each in processes)
     assert password not in repr(server)
     assert (server.folder / "password").stat().st_mode & 0o077 == 0
+
+
+def test_it_outlives_the_thread_that_started_it(server: PostgresServer) -> None:
+    for act in (server.stop, server.start):
+        thread = threading.Thread(target=act)
+        thread.start()
+        thread.join()
+    with pytest.raises(psutil.TimeoutExpired):
+        psutil.Process(server.pid).wait(0.2)
 
 
 def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
