@@ -262,7 +262,7 @@ def start_fleet(path: Path, **environment: str) -> Iterator[Fleet]:
     people = hold_ceremony(path / "ceremony", datetime.now(UTC), TEAM)
     settings = load_settings(path / "hub", environment)
     made = in_thread(lambda: hub_work.initialise(settings, path / "ceremony", "admin", timedelta(days=1)))
-    hub = HubProcess(path / "hub", FAST | environment)
+    hub = HubProcess(path / "hub", FAST | environment, workers=settings.workers)
     hub.start()
     token = made["admin_token"]
     signers = [person.signer for person in people[f"team-{TEAM}"]]
