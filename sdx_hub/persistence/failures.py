@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import structlog
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sdx_hub.domain.errors import BadInput, HubError, Unavailable
@@ -77,8 +77,10 @@ def _meaning(error: DBAPIError | PoolTimeout) -> HubError | None:
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if error.connection_invalidated or state[:2] in _AWAY_CLASSES or state in _AWAY:
         return unavailable(error)
-    if isinstance(error, OperationalError):
-        return unavailable(error)  # SQLite: locked, disk full, input/output error.
+    if isinstance(error, OperationalError | InternalError):
+        # SQLite: locked, disk full, input/output error. asyncpg: the connection broke in the middle of something, and
+        # the rollback finds it there ("cannot switch to state").
+        return unavailable(error)
     if state[:2] == _DATA_CLASS or isinstance(getattr(error.orig, "__cause__", None), ValueError):
         return BadInput("A value is longer or larger than the hub stores.", "value_out_of_bounds")
     return None
