@@ -68,11 +68,9 @@ def init(session: Session, data_dir: Path, ceremony: Path, admin: str, admin_day
 @command()
 def serve(session: Session, data_dir: Path, host: str | None, port: int | None, workers: int | None) -> None:
     """Run the hub until it is told to stop (SIGTERM, Ctrl-C)."""
-    from sdx_hub import logs
     from sdx_hub.cli import hub_work, serving, storage_check
 
     settings = settings_of(data_dir, host=host, port=port, workers=workers)
-    logs.configure(settings.log_level, as_json=settings.log_json)
     if settings.environment == "development":
         session.console.warn('environment = "development": checks that protect a real fleet are off.')
     storage_check.refuse_unfit_storage(settings)
@@ -195,7 +193,12 @@ def revoke_token(session: Session, identity: str, data_dir: Path) -> None:
 
 
 def settings_of(data_dir: Path, **flags: Any) -> Settings:
-    return load_settings(data_dir, os.environ, **flags)
+    """The settings, with logs going where they say, and away from the result on stdout."""
+    from sdx_hub import logs
+
+    settings = load_settings(data_dir, os.environ, **flags)
+    logs.configure(settings.log_level, as_json=settings.log_json)
+    return settings
 
 
 def _plain(value: Any) -> Any:

@@ -71,13 +71,21 @@ def origin(
     with start_fleet(folder / "fleet", **settings) as fleet:
         craft = fleet.new_craft(folder / "craft", fleet.url)
         fleet.publisher.assign(fleet.publish_next(), craft.device_id)
-        assert craft.run_once().code == 0
+        run(craft)
         upload = half_an_upload(fleet)
         file = folder / "file"
         code, done = sdx_hub("backup", file, "--data", fleet.hub.data, settings=settings)
         assert code == 0, done
         assert fleet.hub.stop() == 0
         yield Origin(fleet, settings, craft, upload, file, done)
+
+
+def run(craft: Craft) -> None:
+    """Once, or again where the hub sent it away because this machine is busy."""
+    for _ in range(10):
+        if craft.run_once().code == 0:
+            return
+    raise AssertionError(craft.status())
 
 
 def order() -> dict[str, Any]:
@@ -117,7 +125,7 @@ def test_a_hub_goes_on_where_it_was_restored(origin: Origin, services: Services,
         assert httpx.get(poll, headers=bearer).status_code in {200, 304}
         before = craft.running()
         fleet.publisher.assign(fleet.publish_next(), craft.device_id)
-        assert craft.run_once().code == 0
+        run(craft)
         assert craft.running() != before
         with fleet.client() as client:
             shown = client.get(f"/api/v1/devices/{craft.device_id}").raise_for_status().json()
@@ -182,11 +190,10 @@ def test_what_is_there_already_is_never_overwritten(origin: Origin, tmp_path: Pa
         assert not (tmp_path / "new").exists()
 
 
-def test_a_damaged_file_leaves_nothing(origin: Origin, services: Services, tmp_path: Path) -> None:
-    raw = origin.file.read_bytes()
-    (tmp_path / "bad").write_bytes(raw[: len(raw) // 2])
-    for kind in KINDS:
-        settings = services.settings(kind)
-        code, refused = sdx_hub("restore", tmp_path / "bad", "--data", tmp_path / "back" / "data", settings=settings)
-        assert (code, refused["error"]["code"]) == (5, "backup_damaged"), refused
-        assert not (tmp_path / "back").exists()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_leaves_nothing(services: Services, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "bad").write_bytes(bytes(1024))
+    data = tmp_path / "back" / "data"
+    code, refused = sdx_hub("restore", tmp_path / "bad", "--data", data, settings=services.settings(kind))
+    assert (code, refused["error"]["code"]) == (5, "backup_damaged"), refused
+    assert not (tmp_path / "back").exists()

@@ -12,13 +12,17 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.engine import make_url
 
 from sdx_hub.adapters.blobs import key_of
+from sdx_hub.demo.servers.process import free_port
 from tests.support.commands import sdx_hub
 from tests.support.fleet import start_fleet
 from tests.support.hub import HubProcess
 from tests.support.people import hold_ceremony
+from tests.support.postgres import Databases
 from tests.support.publisher import Payload
+from tests.support.s3 import Bucket
 
 CONTENT = b"a payload that must survive\n" * 5000
 
@@ -196,6 +200,75 @@ def test_tokens_without_a_token(data: Path) -> None:
     code, refused = sdx_hub("token", "revoke", "nobody", "--data", data)
     assert (code, refused["error"]["code"]) == (1, "token_not_found")
     assert sdx_hub("doctor", "--data", data)[0] == 0
+
+
+def test_every_command_on_servers(tmp_path: Path, databases: Databases, s3: Bucket) -> None:
+    """On PostgreSQL and S3 as in a folder; `serve`, `backup` and `restore` have tests of their own."""
+    settings = {"SDX_DATABASE_URL": databases.new(), **s3.settings}
+    data = ("--data", tmp_path / "hub")
+    for command in ("doctor", "token list", "backup x", "serve"):
+        code, refused = sdx_hub(*command.split(), *data, settings=settings)
+        assert (code, refused["error"]["code"]) == (1, "hub_not_initialised"), command
+    hold_ceremony(tmp_path / "ceremony", datetime.now(UTC), "nav")
+    code, made = sdx_hub("init", *data, "--ceremony", tmp_path / "ceremony", settings=settings)
+    assert code == 0, made
+    code, again = sdx_hub("init", *data, "--ceremony", tmp_path / "ceremony", settings=settings)
+    assert (code, again["error"]["code"]) == (1, "hub_initialised")
+    code, answer = sdx_hub("migrate", *data, settings=settings)
+    assert (code, answer["error"]["code"]) == (3, "nothing_to_do")
+    code, token = sdx_hub("token", "new", "--name", "bob", "--role", "viewer", *data, settings=settings)
+    assert code == 0, token
+    assert sdx_hub("token", "revoke", token["id"], *data, settings=settings)[0] == 0
+    code, listed = sdx_hub("token", "list", *data, settings=settings)
+    assert {each["name"]: bool(each["revoked_at"]) for each in listed} == {"admin": False, "bob": True}
+    code, seen = sdx_hub("doctor", *data, settings=settings)
+    assert (code, seen["ok"]) == (0, True), seen
+    assert {path.name for path in (tmp_path / "hub").iterdir()} <= {"online", "uploads"}
+
+
+@pytest.mark.parametrize("command", ["migrate", "doctor", "token list", "backup x", "serve"])
+def test_a_database_that_is_away(tmp_path: Path, command: str) -> None:
+    url = f"postgresql+asyncpg://sdx:hidden@127.0.0.1:{free_port()}/sdx"
+    code, refused = sdx_hub(*command.split(), "--data", tmp_path, settings={"SDX_DATABASE_URL": url})
+    assert (code, refused["error"]["code"]) == (1, "database_unavailable")
+    assert "hidden" not in str(refused)
+
+
+def test_a_database_that_lets_nobody_in(tmp_path: Path, databases: Databases) -> None:
+    url = databases.new()
+    password = make_url(url).password
+    assert isinstance(password, str)
+    for wrong, said in ((url.replace(password, "guessed"), "password"), (f"{url}_no", "does not exist")):
+        code, refused = sdx_hub("doctor", "--data", tmp_path, settings={"SDX_DATABASE_URL": wrong})
+        assert (code, refused["error"]["code"]) == (1, "database_unavailable")
+        assert said in refused["error"]["message"]
+        assert "guessed" not in str(refused)
+
+
+@pytest.mark.parametrize("command", ["doctor", "backup"])
+def test_a_blob_store_that_cannot_be_used(data: Path, s3: Bucket, tmp_path: Path, command: str) -> None:
+    """It is away, or it refuses the credentials: said as such, and no half backup stays."""
+    away = f"s3://sdx?endpoint=http://127.0.0.1:{free_port()}"
+    for wrong, told in (
+        ({"SDX_BLOB_URL": away}, "blob_store_unavailable"),
+        ({"SDX_BLOB_SECRET": "guessed"}, "blob_store_denied"),
+    ):
+        arguments = [tmp_path / "file"] if command == "backup" else []
+        code, answer = sdx_hub(command, *arguments, "--data", data, settings=s3.settings | wrong)
+        got = finding(answer, "payloads")["code"] if command == "doctor" else answer["error"]["code"]
+        assert (code, got) == (1, told), answer
+        assert "guessed" not in str(answer)
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_doctor_warns_of_a_folder_of_keys_that_others_can_read(data: Path, tmp_path: Path) -> None:
+    """As one that several replicas share may be."""
+    shared = shutil.copytree(data / "online", tmp_path / "keys")
+    shared.chmod(0o755)
+    code, seen = sdx_hub("doctor", "--data", data, settings={"SDX_KEYS_DIR": str(shared)})
+    assert code == 0, seen
+    found = finding(seen, "online keys")
+    assert (found["ok"], found["warning"], found["code"]) == (False, True, "online_keys_folder_open")
 
 
 @pytest.mark.parametrize("command", ["doctor", "token list", "backup x"])

@@ -42,8 +42,8 @@ from sdx_hub.services.backup.form import (
     rows_name,
 )
 
-_ROWS = 100
-"""Rows that are read at once: a table of signed metadata has large ones."""
+_ROWS, _LARGE_ROWS = 500, 50
+"""Rows that are read at once; those with bytes in them, signed metadata for instance, may be large."""
 
 
 async def write_backup(place: Place, target: Path, now: datetime, progress: Progress = lambda _: None) -> Summary:
@@ -155,12 +155,14 @@ async def _write_table(snapshot: AsyncSession, form: TableForm, archive: _Archiv
         archive.add(rows_name(form.name, number), compressor.compress(bytes(lines)))
         lines.clear()
 
-    found = await snapshot.stream(select(table).execution_options(yield_per=_ROWS))
-    async for row in found:
-        lines += encoder.encode(tuple(row)) + b"\n"
-        rows += 1
-        if len(lines) >= PIECE_BYTES:
-            flush()
+    at_once = _LARGE_ROWS if any(kind == "bytes" for _, kind in form.columns) else _ROWS
+    found = await snapshot.stream(select(table).execution_options(yield_per=at_once))
+    async for several in found.partitions():
+        for row in several:
+            lines += encoder.encode(tuple(row)) + b"\n"
+            rows += 1
+            if len(lines) >= PIECE_BYTES:
+                flush()
     if lines:
         flush()
     return rows
