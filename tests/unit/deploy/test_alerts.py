@@ -17,7 +17,8 @@ from tests.support.fleet import start_fleet
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 PAGES = ROOT / "docs" / "runbooks"
-DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
+GRAFANA = ROOT / "deploy" / "grafana"
+DASHBOARDS = GRAFANA / "dashboards"
 SERIES = re.compile(r"\bsdx_[a-z_]+")
 SELECTED = re.compile(r'\b(sdx_[a-z_]+)\{(\w+)(=~?)"([^"]+)"\}')
 
@@ -193,6 +194,35 @@ def promtool(*arguments: str) -> None:
 
 def test_prometheus_understands_its_configuration_and_the_rules() -> None:
     promtool("check", "config", str(RULES.with_name("prometheus.yml")))
+
+
+def test_prometheus_understands_what_the_dashboard_asks(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:{number}", "expr": text.replace("$__rate_interval", "5m")}
+        for number, text in enumerate(dashboard_expressions())
+    ]
+    file = tmp_path / "panels.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    promtool("check", "rules", str(file))
+
+
+def test_the_dashboard_asks_the_provisioned_source_and_no_panel_hides_another() -> None:
+    sources = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text())["datasources"]
+    for file in DASHBOARDS.glob("*.json"):
+        panels = json.loads(file.read_text())["panels"]
+        asked = {panel["datasource"]["uid"] for panel in panels if panel["type"] != "row"}
+        assert asked == {source["uid"] for source in sources}
+        assert len({panel["id"] for panel in panels}) == len(panels)
+        taken: set[tuple[int, int]] = set()
+        for place in (panel["gridPos"] for panel in panels):
+            cells = {
+                (column, row)
+                for column in range(place["x"], place["x"] + place["w"])
+                for row in range(place["y"], place["y"] + place["h"])
+            }
+            assert not cells & taken, place
+            assert place["x"] + place["w"] <= 24
+            taken |= cells
 
 
 @pytest.mark.parametrize("alert", NAMES)
