@@ -87,15 +87,15 @@ class Database:
         Raises:
             Unavailable: The turn did not come in time, or the database is away (code `database_unavailable`).
         """
-        with observed.step(DATABASE_WRITE):
+        # Around the session as well: closing it rolls back, and a connection may break there.
+        with observed.step(DATABASE_WRITE), translated():
             async with self._turn(), self._write_session() as session:
                 uow = UnitOfWork(session, self._clock, notifies=self.backend == "postgresql")
                 with connecting():
                     await session.connection()  # SQLite: BEGIN IMMEDIATE.
-                with translated():
-                    if self.backend == "postgresql":
-                        await session.execute(TURN)
-                    yield uow
+                if self.backend == "postgresql":
+                    await session.execute(TURN)
+                yield uow
         # Outside the lock: what runs after a commit may open a unit of work of its own.
         await uow.run_after_commit()
 
@@ -106,21 +106,20 @@ class Database:
         It needs `await session.commit()`. On SQLite there is no writing without the turn.
         """
         turn = self._turn() if self.backend == "sqlite" else nullcontext()
-        async with turn, self._write_session() as session:
-            with connecting():
-                await session.connection()
-            with translated():
+        with translated():
+            async with turn, self._write_session() as session:
+                with connecting():
+                    await session.connection()
                 yield session
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A consistent snapshot to read from."""
-        with observed.step(DATABASE_READ):
+        with observed.step(DATABASE_READ), translated():
             async with self._read_session() as session:
                 with connecting():
                     await session.connection()
-                with translated():
-                    yield session
+                yield session
 
     @asynccontextmanager
     async def schema_change(self) -> AsyncIterator[AsyncConnection]:
