@@ -2,12 +2,9 @@
 
 import asyncio
 import hashlib
-import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import asyncpg
 import pytest
 
 from sdx_hub.domain.errors import NotAllowed, NotAuthenticated, Unavailable
@@ -19,6 +16,7 @@ from sdx_hub.services.devices import fleet_state
 from sdx_hub.services.devices.fleet_memory import token_key
 from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
 from tests.support.postgres import Databases
+from tests.support.trouble import NOTICES, Trouble
 from tests.unit.sdx_hub.services.conftest import MovableClock
 from tests.unit.sdx_hub.services.crafts import Craft
 from tests.unit.sdx_hub.services.devices.test_fleet_state import add, change
@@ -37,66 +35,14 @@ class Elapsed:
         return self.s
 
 
-class Server:
-    """The server behind the replicas, as an operator or an accident treats it."""
-
-    def __init__(self, databases: Databases, url: str) -> None:
-        self._address = databases.server.url.replace("+asyncpg", "")
-        self._name = url.rpartition("/")[2]
-
-    async def backends(self, name: str = "sdx-hub%") -> list[int]:
-        """Processes that serve a replica's connections."""
-        return [
-            row["pid"]
-            for row in await self._fetch(
-                "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND application_name LIKE $2", self._name, name
-            )
-        ]
-
-    async def cut(self, name: str = "sdx-hub%") -> None:
-        """End connections."""
-        for pid in await self.backends(name):
-            await self._fetch("SELECT pg_terminate_backend($1)", pid)
-
-    @asynccontextmanager
-    async def away(self) -> AsyncIterator[None]:
-        """No connection stays, and none comes about."""
-        await self._fetch(f'ALTER DATABASE "{self._name}" ALLOW_CONNECTIONS false')
-        try:
-            await self.cut()
-            yield
-        finally:
-            await self._fetch(f'ALTER DATABASE "{self._name}" ALLOW_CONNECTIONS true')
-
-    @asynccontextmanager
-    async def silent(self) -> AsyncIterator[None]:
-        """Connections stay, and say nothing."""
-        stopped = await self.backends()
-        assert stopped
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
-
-    async def _fetch(self, statement: str, *values: object) -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(self._address)
-        try:
-            return list(await connection.fetch(statement, *values))
-        finally:
-            await connection.close()
-
-
 @pytest.fixture(params=["postgresql"])
 def database_url(databases: Databases) -> str:
     return databases.emptied()
 
 
 @pytest.fixture
-def server(databases: Databases, database_url: str) -> Server:
-    return Server(databases, database_url)
+def server(databases: Databases, database_url: str) -> Trouble:
+    return Trouble(databases, database_url)
 
 
 @pytest.fixture
@@ -173,7 +119,7 @@ async def test_a_notice_alone_brings_a_revocation_to_the_other_replica(
 
 
 async def test_what_was_said_while_the_connection_was_cut_is_known_after_it(
-    database: Database, other: Database, clock: MovableClock, server: Server
+    database: Database, other: Database, clock: MovableClock, server: Trouble
 ) -> None:
     craft = Craft()
     await add(database, craft)
@@ -181,7 +127,7 @@ async def test_what_was_said_while_the_connection_was_cut_is_known_after_it(
     await fleet.load()
     async with listening(other, fleet) as calls:
         before = len(calls)
-        await server.cut("sdx-hub notices")
+        server.cut(NOTICES)
         await change(database, craft, state="revoked")
         await until(lambda: len(calls) > before)
         await until_refused(fleet, craft)
@@ -201,13 +147,13 @@ async def test_without_notices_the_loop_finds_it(database: Database, other: Data
 
 
 async def test_a_replica_that_cannot_look_answers_until_the_bound_and_not_beyond(
-    database: Database, other: Database, clock: MovableClock, server: Server
+    database: Database, other: Database, clock: MovableClock, server: Trouble
 ) -> None:
     craft, elapsed = Craft(), Elapsed()
     await add(database, craft)
     fleet = FleetState(other, clock, PollSettings(stale_s=STALE_S), elapsed)
     await fleet.load()
-    async with server.away():
+    with server.away():
         elapsed.s += STALE_S
         assert not await is_stale(fleet, craft), "the bound is not reached yet"
         elapsed.s += 0.001
@@ -252,7 +198,7 @@ async def test_what_counts_is_when_the_look_began(
 
 
 async def test_a_server_that_says_nothing_keeps_no_device_waiting(
-    database: Database, other: Database, clock: MovableClock, server: Server, monkeypatch: pytest.MonkeyPatch
+    database: Database, other: Database, clock: MovableClock, server: Trouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet_state, "_SILENCE_S", 0.5)
     monkeypatch.setattr(fleet_state, "_PATIENCE_S", 0.1)
@@ -260,7 +206,7 @@ async def test_a_server_that_says_nothing_keeps_no_device_waiting(
     await add(database, craft)
     fleet = FleetState(other, clock, PollSettings(stale_s=STALE_S), elapsed)
     await fleet.load()
-    async with server.silent():
+    with server.silent():
         elapsed.s += STALE_S + 1
         assert await is_stale(fleet, craft)
         # The connection that hangs was given up: the next look takes a new one.
@@ -272,7 +218,7 @@ async def test_a_server_that_says_nothing_keeps_no_device_waiting(
 
 
 async def test_devices_that_come_while_the_database_is_away_are_refused_at_once(
-    database: Database, other: Database, clock: MovableClock, server: Server, monkeypatch: pytest.MonkeyPatch
+    database: Database, other: Database, clock: MovableClock, server: Trouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     craft, elapsed = Craft(), Elapsed()
     await add(database, craft)
@@ -287,7 +233,7 @@ async def test_devices_that_come_while_the_database_is_away_are_refused_at_once(
         return await real()
 
     monkeypatch.setattr(fleet, "_look", counted)
-    async with server.away():
+    with server.away():
         elapsed.s += STALE_S + 1
         for _ in range(100):
             assert await is_stale(fleet, craft)
@@ -295,13 +241,12 @@ async def test_devices_that_come_while_the_database_is_away_are_refused_at_once(
 
 
 async def test_a_token_that_nobody_knows_is_no_verdict_while_the_database_is_away(
-    database: Database, other: Database, clock: MovableClock, server: Server
+    database: Database, other: Database, clock: MovableClock, server: Trouble
 ) -> None:
     fleet = FleetState(other, clock, PollSettings())
     await fleet.load()
-    async with server.away():
-        with pytest.raises(Unavailable):
-            await fleet.authenticate("sdxd_unknown")
+    with server.away(), pytest.raises(Unavailable):
+        await fleet.authenticate("sdxd_unknown")
     with pytest.raises(NotAuthenticated):
         await fleet.authenticate("sdxd_unknown")
 

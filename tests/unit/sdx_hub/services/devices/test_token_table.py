@@ -56,7 +56,7 @@ AgainstADictionary.TestCase.settings = settings(max_examples=30, stateful_step_c
 TestAgainstADictionary = AgainstADictionary.TestCase
 
 
-class TestCrowded(AgainstADictionary.TestCase):  # type: ignore[name-defined, misc]
+class TestCrowded(AgainstADictionary.TestCase):  # type: ignore[valid-type, misc]
     """The same, where every key begins at one of four places."""
 
     @pytest.fixture(autouse=True)
