@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.postgres import database_url, databases  # noqa: F401 - fixtures
+from tests.support.postgres import database_url, databases, new_database_url  # noqa: F401 - fixtures
 from tests.support.s3 import s3, s3_server  # noqa: F401 - fixtures; imported here alone, so that a server is shared
 
 _NAME = "said"

@@ -82,6 +82,18 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     yield made.emptied()
 
 
+@pytest.fixture(params=BACKENDS)
+def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of a database without tables on each backend."""
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'new.db'}"
+        return
+    made: Databases = request.getfixturevalue("databases")
+    url = made.new()
+    yield url
+    made.drop(url)
+
+
 async def make_tables(database: Database) -> None:
     """The tables alone, which is quicker on SQLite than the steps that lead to them; on PostgreSQL they are there."""
     if database.backend == "sqlite":
