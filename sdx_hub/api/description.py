@@ -17,9 +17,8 @@ from msgspec import Struct
 from sdx_hub.api.problems import MEDIA_TYPE
 
 if TYPE_CHECKING:
-    from litestar._openapi.schema_generation import (
-        SchemaCreator,  # The framework shows it to plugins, and names it nowhere.
-    )
+    # The framework hands it to plugins, and exports it nowhere.
+    from litestar._openapi.schema_generation import SchemaCreator
 
 _TEXT = {"type": "string"}
 _HEADERS = {

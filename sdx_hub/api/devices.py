@@ -10,12 +10,12 @@ from msgspec import Meta, Struct
 from sdx_hub.api import preconditions
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.pages import LINK, Cursor, Items, Limit, State, page
+from sdx_hub.api.pages import LINK, Cursor, Items, Limit, page
 from sdx_hub.api.problems import refuses
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.query.tokens import MAX_QUERY_CHARS
 from sdx_hub.services.devices.device_views import DeviceView
-from sdx_hub.services.devices.devices import DeviceFilter, SignedInventory, TimelineEvent
+from sdx_hub.services.devices.devices import STATES, DeviceFilter, SignedInventory, TimelineEvent
 from sdx_hub.services.devices.previewing import Preview
 
 OPERATE = [may(Permission.OPERATE_DEVICES)]
@@ -23,12 +23,13 @@ QueryText = Annotated[
     str | None,
     QueryParameter(name="query", max_length=MAX_QUERY_CHARS, description="For instance `tag = alpha and seen < 7d`."),
 ]
-"""As `pages.State`: a parameter cannot be named `query` in Python."""
+"""A parameter cannot be named `query` or `state` in Python: Litestar keeps those names for its own."""
+DeviceState = Annotated[str | None, QueryParameter(name="state", schema_extra={"enum": sorted(STATES)})]
 IfMatch = Annotated[str | None, HeaderParameter(name="if-match", description="Replace only what you saw.")]
 
 
 def provide_filter(
-    in_state: State = None,
+    in_state: DeviceState = None,
     tag: FromQuery[str | None] = None,
     product: FromQuery[str | None] = None,
     version: FromQuery[str | None] = None,

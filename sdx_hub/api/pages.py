@@ -13,8 +13,6 @@ T = TypeVar("T")
 
 MAX_PAGE = 500
 Cursor = Annotated[str | None, QueryParameter(max_length=512, description="From the Link header of the page before.")]
-State = Annotated[str | None, QueryParameter(name="state", max_length=32)]
-"""A parameter cannot be named `state` in Python: Litestar keeps that name for its own."""
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="Items on a page, at the most.")]
 
 

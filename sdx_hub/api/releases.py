@@ -4,19 +4,24 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, Router, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, RequestBody
+from litestar.params import FromPath, FromQuery, QueryParameter, RequestBody
 from msgspec import Meta, Struct
 
 from firmware_schemas.limits import MAX_MANIFEST_BYTES, MAX_TARGETS_BYTES, MAX_TEXT_CHARS
 from sdx_hub.api.auth import may
 from sdx_hub.api.hub import Hub
-from sdx_hub.api.pages import LINK, Cursor, Items, Limit, State, page
+from sdx_hub.api.pages import LINK, Cursor, Items, Limit, page
 from sdx_hub.api.problems import refuses
 from sdx_hub.api.trust import SIGNED_METADATA, unbase64
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.services.releases.release_views import ReleaseDetail, ReleaseView
+from sdx_hub.services.releases.releases import STATES
 
 MAX_BODY_BYTES = (MAX_MANIFEST_BYTES + MAX_TARGETS_BYTES) * 4 // 3 + 4096
+
+
+ReleaseState = Annotated[str | None, QueryParameter(name="state", schema_extra={"enum": sorted(STATES)})]
+"""A parameter cannot be named `state` in Python: Litestar keeps that name for its own."""
 
 
 class ReleaseProposal(Struct, forbid_unknown_fields=True):
@@ -39,7 +44,7 @@ async def list_releases(
     hub: NamedDependency[Hub],
     principal: NamedDependency[Principal],
     product: FromQuery[str | None] = None,
-    in_state: State = None,
+    in_state: ReleaseState = None,
     cursor: Cursor = None,
     limit: Limit = 100,
 ) -> Response[Items[ReleaseView]]:

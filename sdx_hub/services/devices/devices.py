@@ -236,7 +236,7 @@ class DeviceService:
 
 def _conditions(wanted: DeviceFilter) -> list[Condition]:
     conditions: list[Condition] = []
-    if wanted.state:
+    if wanted.state is not None:
         if wanted.state not in STATES:
             raise BadInput(f"A device is {', '.join(sorted(STATES))}.", "invalid_state")
         conditions.append(col(Device.state) == wanted.state)

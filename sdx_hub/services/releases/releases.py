@@ -132,7 +132,7 @@ class ReleaseService:
         query = select(Release).order_by(col(Release.created_at).desc(), col(Release.id).desc()).limit(limit + 1)
         if product:
             query = query.where(col(Release.product) == product)
-        if state:
+        if state is not None:
             if state not in STATES:
                 raise BadInput(f"A release is {', '.join(sorted(STATES))}.", "invalid_state")
             query = query.where(col(Release.state) == state)
