@@ -13,7 +13,9 @@ from sdx_hub.adapters.clock import SystemClock
 from sdx_hub.api.poll import PATH, PollPath
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
-from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
+from sdx_hub.services.devices.fleet_memory import token_key
+from sdx_hub.services.devices.fleet_state import FleetState, PollSettings, elapsed_s
+from sdx_hub.services.devices.token_table import NO_KEY
 
 TOKEN = "sdxd_known"
 
@@ -72,18 +74,78 @@ async def test_a_known_device_is_answered_while_the_database_is_away(
     client = Client()
     client.app.serve(fleet)
 
-    async def away(_: bytes) -> int | None:
+    async def away() -> tuple[int, int]:
         raise OSError("the database is away")
 
-    monkeypatch.setattr(fleet, "find", away)
+    monkeypatch.setattr(fleet, "_look", away)
     status, headers, _ = await client.get(authorization=f"Bearer {TOKEN}")
     assert (status, headers[b"etag"]) == (200, b'"7"')
     status, headers, body = await client.get(authorization="Bearer sdxd_unknown")
     assert (status, msgspec.json.decode(body)["code"]) == (503, "database_unavailable")
     assert headers[b"sdx-poll-interval"] == b"42"
-    assert headers[b"retry-after"]
+    assert 42 <= int(headers[b"retry-after"]) <= 84
     tally = client.app.tally
     assert (tally.unchanged, tally.changed, tally.refused, tally.unavailable) == (0, 1, 0, 1)
+
+
+async def test_what_is_too_old_is_looked_at_again_or_not_answered(
+    fleet: FleetState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client()
+    client.app.serve(fleet)
+    real, age_s = fleet._look, 0.0
+    monkeypatch.setattr(fleet, "now_s", lambda: elapsed_s() + age_s)
+    age_s = fleet.settings.stale_s + 1
+    assert (await client.get(authorization=f"Bearer {TOKEN}"))[0] == 200
+
+    async def away() -> tuple[int, int]:
+        raise OSError("the database is away")
+
+    monkeypatch.setattr(fleet, "_look", away)
+    assert (await client.get(authorization=f"Bearer {TOKEN}"))[0] == 200
+    seen = set(fleet.sightings.seen)
+    fleet.sightings.seen.clear()
+    age_s *= 2
+    status, headers, body = await client.get(authorization=f"Bearer {TOKEN}", if_none_match='"7"')
+    assert (status, msgspec.json.decode(body)["code"]) == (503, "fleet_state_stale")
+    assert headers[b"sdx-poll-interval"] == b"42"
+    assert 42 <= int(headers[b"retry-after"]) <= 84
+    assert (seen, fleet.sightings.seen) == ({1}, set()), "nobody is seen that was not answered"
+    monkeypatch.setattr(fleet, "_look", real)
+    age_s *= 2
+    assert (await client.get(authorization=f"Bearer {TOKEN}"))[0] == 200
+
+
+async def test_a_loop_that_is_late_sends_polls_away_spread_over_an_interval(fleet: FleetState) -> None:
+    client = Client()
+    client.app.serve(fleet)
+    client.app.lag.late = True
+    waits = set()
+    for _ in range(50):
+        status, headers, body = await client.get(authorization=f"Bearer {TOKEN}", if_none_match='"7"')
+        assert (status, msgspec.json.decode(body)["code"]) == (503, "overloaded")
+        assert headers[b"sdx-poll-interval"] == b"42"
+        waits.add(int(headers[b"retry-after"]))
+    assert min(waits) >= 42
+    assert max(waits) <= 84
+    assert len(waits) > 5
+    assert client.app.tally.shed == 50
+    client.app.lag.late = False
+    assert (await client.get(authorization=f"Bearer {TOKEN}"))[0] == 200
+
+
+async def test_a_known_device_costs_no_look_at_the_database(fleet: FleetState, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    client.app.serve(fleet)
+
+    def read() -> None:
+        raise AssertionError("a poll reads nothing but memory")
+
+    monkeypatch.setattr(fleet._database, "reading", read)
+    monkeypatch.setattr(fleet._database, "unit_of_work", read)
+    fleet.memory.apply([(1, bytes(10), token_key(TOKEN.encode()), NO_KEY, 7, 0)])
+    status, headers, body = await client.get(authorization=f"Bearer {TOKEN}", if_none_match='"7"')
+    assert (status, headers[b"etag"], body) == (304, b'"7"', b"")
 
 
 async def test_a_poll_is_seen_and_a_refused_one_is_not(fleet: FleetState) -> None:
