@@ -155,18 +155,20 @@ def test_postgresql_is_gone(world: World, gone_s: int) -> None:
     assert set(work.polling.turned_away) == {"fleet_state_stale"}
 
 
-def test_the_object_store_is_gone(world: World) -> None:
+@pytest.mark.parametrize("hangs", [False, True], ids=["killed", "hangs"])
+def test_the_object_store_is_gone(world: World, hangs: bool) -> None:
     """Who polls or reports notices nothing. Payloads are turned away with 503, both ways."""
+    store = world.cluster.store
     with world.at_work() as work:
         published = next(iter(work.yes.releases.values()))
-        world.cluster.store.kill()
+        (store.pause if hangs else store.kill)()
         before = work.reporting.done
         until(lambda: work.publishing.turned_away.total() > 0)
         with world.fleet.client() as client:
             answer = client.get(f"/blobs/{published}")
         assert (answer.status_code, answer.json()["code"]) == (503, "blob_store_unavailable")
         until(lambda: work.reporting.done > before + 5)
-        world.cluster.store.start()
+        (store.resume if hangs else store.start)()
     assert set(work.publishing.turned_away) == {"blob_store_unavailable"}
     assert not work.polling.turned_away
     assert not work.reporting.turned_away

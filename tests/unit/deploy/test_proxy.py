@@ -21,7 +21,7 @@ from sdx_hub.demo.cluster.certificates import CA_FILE, make_certificates
 from sdx_hub.demo.cluster.proxy import Proxy, find_template
 from sdx_hub.demo.cluster.topology import HUBS, IN_CONTAINERS, HubPlace, proxy_config, proxy_variables
 from sdx_hub.demo.servers.ports import free_ports
-from tests.unit.deploy.upstream import Upstream
+from tests.unit.deploy.upstream import EVERYWHERE, Upstream
 
 INTERNAL = frozenset({"/livez", "/readyz", "/metrics", "/schema", "/schema-assets"})
 _LOCATION = re.compile(r"location (?:= |\^~ )?(/\S*) \{(.*?)\n        \}", re.DOTALL)
@@ -159,7 +159,7 @@ def test_polls_are_spread_over_kept_connections(front: Front) -> None:
 
 
 def test_a_poll_does_not_see_a_replica_die(front: Front) -> None:
-    front.first.hangs_up = True
+    front.first.hangs_up = EVERYWHERE
     answers = [front.client.get("/device/v1/poll") for _ in range(20)]
     assert {(answer.status_code, answer.text) for answer in answers} == {(200, "second")}
     # It was asked at all, and soon no more.
@@ -187,7 +187,7 @@ def test_when_nobody_can_answer_a_poll_the_hubs_own_words_arrive(front: Front) -
 
 def test_when_no_replica_is_there_a_fleet_is_told_to_come_back_spread_out(front: Front) -> None:
     for upstream in front.upstreams:
-        upstream.hangs_up = True
+        upstream.hangs_up = EVERYWHERE
     answers = [front.client.get("/device/v1/poll") for _ in range(60)]
     assert {answer.status_code for answer in answers} == {503}
     assert {answer.json()["code"] for answer in answers} == {"hub_unavailable"}
@@ -197,9 +197,22 @@ def test_when_no_replica_is_there_a_fleet_is_told_to_come_back_spread_out(front:
     assert min(waits) >= 10
 
 
+def test_work_that_fails_takes_no_replica_away_from_those_who_poll(front: Front) -> None:
+    """A database or a store that hangs is nothing that a poll needs."""
+    for upstream in front.upstreams:
+        upstream.hangs_up = "/blobs/"
+    assert {front.client.get("/blobs/x").status_code for _ in range(8)} == {503}
+    assert {front.client.get("/device/v1/poll").status_code for _ in range(8)} == {200}
+
+
+def test_a_payload_that_one_replica_cannot_fetch_comes_from_the_other(front: Front) -> None:
+    front.first.status = 503
+    assert {front.client.get("/blobs/x").text for _ in range(8)} == {"second"}
+
+
 def test_a_piece_of_an_upload_is_never_sent_twice(front: Front) -> None:
     for upstream in front.upstreams:
-        upstream.hangs_up = True
+        upstream.hangs_up = EVERYWHERE
     answer = front.client.patch("/api/v1/uploads/u", content=b"x" * 100_000, headers={"upload-offset": "0"})
     assert answer.status_code == 503, "what a publisher's command takes for: ask how far it is, and go on"
     assert front.asked == ["PATCH /api/v1/uploads/u"]
@@ -207,13 +220,13 @@ def test_a_piece_of_an_upload_is_never_sent_twice(front: Front) -> None:
 
 def test_a_change_by_people_is_never_sent_twice(front: Front) -> None:
     for upstream in front.upstreams:
-        upstream.hangs_up = True
+        upstream.hangs_up = EVERYWHERE
     assert front.client.post("/api/v1/assignments", json={}).status_code == 503
     assert front.asked == ["POST /api/v1/assignments"]
 
 
 def test_reports_are_sent_to_the_other_replica(front: Front) -> None:
-    front.first.hangs_up = True
+    front.first.hangs_up = EVERYWHERE
     for _ in range(4):
         answer = front.client.post("/device/v1/reports", content=b"signed")
         assert (answer.status_code, answer.text) == (200, "second")

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
+EVERYWHERE, NOWHERE = "/", "nowhere"
+
 
 class Asked(NamedTuple):
     method: str
@@ -19,7 +21,7 @@ class Upstream:
     Attributes:
         asked: Every request, with its body.
         status: What is answered.
-        hangs_up: Read the whole request and close the connection, as a replica does that is killed.
+        hangs_up: Read a whole request below this path and close the connection, as a replica does that is killed.
         connections: So many were opened.
     """
 
@@ -27,7 +29,7 @@ class Upstream:
         self.name = name
         self.asked: list[Asked] = []
         self.status = 200
-        self.hangs_up = False
+        self.hangs_up = NOWHERE
         self.connections = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -37,7 +39,7 @@ class Upstream:
 
     def forget(self) -> None:
         self.asked.clear()
-        self.status, self.hangs_up, self.connections = 200, False, 0
+        self.status, self.hangs_up, self.connections = 200, NOWHERE, 0
 
     def close(self) -> None:
         self._server.shutdown()
@@ -59,7 +61,7 @@ class Upstream:
                 body = self.rfile.read(length)
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 upstream.asked.append(Asked(self.command, self.path, headers, body))
-                if upstream.hangs_up:
+                if self.path.startswith(upstream.hangs_up):
                     self.close_connection = True
                     return
                 content = upstream.name.encode()
