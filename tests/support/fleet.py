@@ -27,7 +27,7 @@ from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX, EnrolRequest, envel
 from firmware_schemas.release import ReleaseManifest
 from sdx_hub.cli import hub_work
 from sdx_hub.services.repositories.hub_init import add_online_key
-from sdx_hub.settings import load_settings
+from sdx_hub.settings import Settings, load_settings
 from sdx_hub.trust import rotation
 from sdx_hub.trust.ceremony import ONLINE_ROLES
 from sdx_hub.trust.keys import PublicKey
@@ -219,16 +219,22 @@ class Fleet:
         answer = self.push(repository, self.people.sign(Metadata(root), holders))
         assert answer.status_code == 200, answer.text
 
+    @property
+    def settings(self) -> Settings:
+        """The hub's own."""
+        return load_settings(self.hub.data, self.hub.environment)
+
     def doctor(self) -> int:
         """The exit code of `sdx hub doctor`."""
-        return subprocess.run([SDX, "hub", "doctor", "--data", str(self.hub.data)], check=False).returncode
+        command = [SDX, "hub", "doctor", "--data", str(self.hub.data)]
+        return subprocess.run(command, check=False, env=self.hub.environment).returncode
 
     def restart_hub(self) -> None:
         """Start the hub again, on the port that it had."""
         self.hub.start()
 
     async def _new_online_key(self, repository: str, role: str) -> PublicKey:
-        async with hub_work.opened(load_settings(self.hub.data, {})) as database:
+        async with hub_work.opened(self.settings) as database:
             return await add_online_key(database, self.hub.data / "online", repository, role)
 
     def _root(self, repository: str) -> Metadata[Root]:

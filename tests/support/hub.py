@@ -27,8 +27,8 @@ class HubProcess:
         self.data = data
         self.port = 0
         self.log = data.parent / "hub.log"
-        self._environment = {key: value for key, value in os.environ.items() if not key.startswith("SDX_")}
-        self._environment |= environment
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("SDX_")}
+        self.environment |= environment
         self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -54,7 +54,7 @@ class HubProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment,
+                env=self.environment,
                 start_new_session=True,
             )
         while True:
