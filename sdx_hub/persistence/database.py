@@ -26,17 +26,21 @@ TURN: Final = text("SELECT pg_advisory_xact_lock(7362610001)")
 
 
 class Database:
-    """Two pools of connections and the lock between writers. Open it with `await Database.open(url)`."""
+    """Pools of connections and the lock between writers. Open it with `await Database.open(url)`."""
 
-    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, clock: Clock, waits: Waits) -> None:
+    def __init__(
+        self, writer: AsyncEngine, reader: AsyncEngine, watcher: AsyncEngine, clock: Clock, waits: Waits
+    ) -> None:
         self._writer = writer
         self._reader = reader
+        self._watcher = watcher
         self._clock = clock
         self._waits = waits
         # On PostgreSQL as well: one process then needs one connection to wait in line with the others.
         self._lock = asyncio.Lock()
         self._write_session = async_sessionmaker(writer, expire_on_commit=False)
         self._read_session = async_sessionmaker(reader, expire_on_commit=False)
+        self._watch_session = async_sessionmaker(watcher, expire_on_commit=False)
 
     @classmethod
     async def open(cls, url: str, clock: Clock | None = None, waits: Waits | None = None) -> "Database":
@@ -52,7 +56,8 @@ class Database:
         """
         waits = waits or Waits()
         make = sqlite_engine if make_url(url).get_backend_name() == "sqlite" else postgresql_engine
-        database = cls(make(url, waits, writes=True), make(url, waits, writes=False), clock or SystemClock(), waits)
+        writer, reader, watcher = (make(url, waits, writes=writes) for writes in (True, False, False))
+        database = cls(writer, reader, watcher, clock or SystemClock(), waits)
         try:
             async with database.writer.begin():
                 pass  # A path that cannot be written, or a server that refuses us, fails here, at start-up.
@@ -122,6 +127,15 @@ class Database:
                 yield session
 
     @asynccontextmanager
+    async def watching(self) -> AsyncIterator[AsyncSession]:
+        """A snapshot that never waits behind other readings: what polls are answered from must not be late."""
+        with translated():
+            async with self._watch_session() as session:
+                with connecting():
+                    await session.connection()
+                yield session
+
+    @asynccontextmanager
     async def schema_change(self) -> AsyncIterator[AsyncConnection]:
         """One transaction to change tables in, committed at its end: with the turn, and without limits of time."""
         async with self._turn():
@@ -147,6 +161,7 @@ class Database:
     async def close(self) -> None:
         await self._writer.dispose()
         await self._reader.dispose()
+        await self._watcher.dispose()
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

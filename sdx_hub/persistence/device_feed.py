@@ -70,6 +70,7 @@ _COPIED = (
     f"SELECT number, decode({_ID}, 'hex'), decode({_TOKEN}, 'hex'), decode({_NEXT}, 'hex'), "  # noqa: S608
     f"{_VERSION}, ({_FLAGS})::int2 FROM device WHERE change_seq > {{}}"
 )
+_NEVER_S = 86400.0
 _COPY_HEAD_BYTES, _COPY_TAIL_BYTES = 19, 2
 _COPY_ROW = Struct(">2x4xq4x10s4x15s4x15s4xq4xh")
 """Number of fields, then each field behind its length (PostgreSQL documentation, COPY, "Binary Format")."""
@@ -92,7 +93,9 @@ async def _read_postgresql(driver: Any, seq: int, take: Take) -> int:
         rest = data[end:]
         await asyncio.sleep(0)
 
-    status = await driver.copy_from_query(_COPIED.format(seq), output=part, format="binary")
+    # As long as it takes: whoever called gives up where nothing comes, not where much does.
+    await driver.execute("SET LOCAL statement_timeout = 0")
+    status = await driver.copy_from_query(_COPIED.format(seq), output=part, format="binary", timeout=_NEVER_S)
     rows = int(status.rpartition(" ")[2])
     # No field can be longer than the struct says, so that the sum is right only if every single one is.
     _check(received == _COPY_HEAD_BYTES + rows * _COPY_ROW.size + _COPY_TAIL_BYTES)

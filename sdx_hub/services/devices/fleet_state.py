@@ -210,7 +210,7 @@ class FleetState:
     async def _look(self) -> tuple[int, int]:
         """Read what changed; returns the number of the last change, and of how many devices there was news."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(_SILENCE_S) as silence, self._database.reading() as session:
+        async with asyncio.timeout(_SILENCE_S) as silence, self._database.watching() as session:
             seq, number = await device_feed.newest(session)
             if seq == self._last_seq:
                 return seq, 0

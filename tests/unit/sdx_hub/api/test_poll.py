@@ -141,7 +141,7 @@ async def test_a_known_device_costs_no_look_at_the_database(fleet: FleetState, m
     def read() -> None:
         raise AssertionError("a poll reads nothing but memory")
 
-    monkeypatch.setattr(fleet._database, "reading", read)
+    monkeypatch.setattr(fleet._database, "watching", read)
     monkeypatch.setattr(fleet._database, "unit_of_work", read)
     fleet.memory.apply([(1, bytes(10), token_key(TOKEN.encode()), NO_KEY, 7, 0)])
     status, headers, body = await client.get(authorization=f"Bearer {TOKEN}", if_none_match='"7"')
