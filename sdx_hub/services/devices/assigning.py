@@ -42,6 +42,7 @@ SAMPLE: Final = 100
 _NAMES: Final = 500
 _ROWS: Final = 10_000
 _RETRY_AFTER: Final = ("failed", "rolled_back", "refused", "cancelled")
+_ASSIGNED: Final = "assigned"
 _UNCHANGED: Final = "unchanged"
 _DETAILS: Final = {
     "device_pending": "Accept it first: sdx device accept.",
@@ -205,11 +206,10 @@ class AssigningService:
         async with self._database.unit_of_work() as uow:
             session, now = uow.session, self._clock.now()
             release, manifest = await _published(session, order.release)
-            chosen = col(Device.number).in_(numbers.tolist())
+            chosen, outcome = col(Device.number).in_(numbers.tolist()), _outcome(release, manifest)
+            await _note_others(session, chosen, outcome, manifest, order=order, done=done)
             seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
-            wanted = and_(chosen, col(Device.state) == "accepted", _fits(manifest), not_(_left_alone(release)))
-            assigned = await mark(session, seq, wanted, has_assignment=true())
-            await _note_others(session, and_(chosen, col(Device.change_seq) != seq), manifest, order, done)
+            assigned = await mark(session, seq, and_(chosen, outcome == _ASSIGNED), has_assignment=true())
             if not assigned:
                 return
             await _replace_assignments(session, seq, release, now)
@@ -231,25 +231,29 @@ async def _published(session: AsyncSession, release_id: str) -> tuple[Release, R
         raise NotFound(f"There is no release {release_id[:129]!r}. See: sdx release list.", "release_not_found")
     if release.state != "published":
         raise ConflictError(
-            f"{release_id} is {release.state}, not published; nothing was assigned.", "release_not_published"
+            f"{release_id} is {release.state}, not published: no device gets it.", "release_not_published"
         )
     return release, decode_manifest(release.manifest)
 
 
-def _fits(manifest: ReleaseManifest) -> Condition:
-    """What `manifest.fits` says."""
-    return true() if ANY_HARDWARE in manifest.hardware else col(Device.hardware).in_(manifest.hardware)
+def _outcome(release: Release, manifest: ReleaseManifest) -> Any:
+    """What becomes of a device: `assigned`, `unchanged`, or the code of a refusal.
 
-
-def _left_alone(release: Release) -> Condition:
-    """It has the release already, and its last try is under way or has succeeded."""
+    One expression, and no conditions that an index could answer: the database is to begin with the chosen devices.
+    """
     has_it = exists().where(
         col(Assignment.device_id) == col(Device.id),
         col(Assignment.product) == release.product,
         col(Assignment.release_id) == release.id,
     )
     to_retry = exists().where(col(Action.id) == CURRENT_ACTION, col(Action.state).in_(_RETRY_AFTER))
-    return and_(has_it, not_(to_retry))
+    fits = true() if ANY_HARDWARE in manifest.hardware else col(Device.hardware).in_(manifest.hardware)
+    return case(
+        (col(Device.state) != "accepted", literal("device_") + col(Device.state)),
+        (not_(fits), "wrong_hardware"),
+        (and_(has_it, not_(to_retry)), _UNCHANGED),
+        else_=_ASSIGNED,
+    )
 
 
 async def _replace_assignments(session: AsyncSession, seq: int, release: Release, now: datetime) -> None:
@@ -267,25 +271,21 @@ async def _replace_assignments(session: AsyncSession, seq: int, release: Release
 
 
 async def _note_others(
-    session: AsyncSession, which: Condition, manifest: ReleaseManifest, order: _Order, done: Assigned
+    session: AsyncSession, chosen: Condition, outcome: Any, manifest: ReleaseManifest, *, order: _Order, done: Assigned
 ) -> None:
-    """Count those that did not get the release, and name the first ones."""
-    outcome: Any = case(
-        (col(Device.state) != "accepted", literal("device_") + col(Device.state)),
-        (not_(_fits(manifest)), "wrong_hardware"),
-        else_=_UNCHANGED,
-    )
-    counted = await session.execute(select(outcome, func.count()).where(which).group_by(outcome))
+    """Count those that will not get the release, and name the first ones."""
+    counted = await session.execute(select(outcome, func.count()).where(chosen).group_by(outcome))
     counts: dict[str, int] = dict(counted.all())
+    counts.pop(_ASSIGNED, None)
     unchanged = counts.pop(_UNCHANGED, 0)
     done.counts.unchanged += unchanged
     done.counts.refused = dict(Tally(done.counts.refused) + Tally(counts))
-    named = select(col(Device.id), col(Device.hardware), outcome).where(which).order_by(col(Device.number))
+    named = select(col(Device.id), col(Device.hardware), outcome).where(chosen).order_by(col(Device.number))
     if unchanged and (room := order.named - len(done.unchanged)) > 0:
         rows = await session.execute(named.where(outcome == _UNCHANGED).limit(room))
         done.unchanged += [identity for identity, _, _ in rows]
     if counts and (room := order.named - len(done.refused)) > 0:
-        rows = await session.execute(named.where(outcome != _UNCHANGED).limit(room))
+        rows = await session.execute(named.where(outcome.not_in((_ASSIGNED, _UNCHANGED))).limit(room))
         for identity, hardware, code in rows:
             fits = f"{order.release} is for {', '.join(manifest.hardware)}; this device is {hardware}."
             done.refused.append(Refused(identity, code, _DETAILS.get(code, fits)))

@@ -40,7 +40,7 @@ class Preview(Struct, frozen=True):
         count: Devices in every state; only accepted ones get a release.
         by_hardware, by_version: The most frequent ones, and `(others)`.
         by_version: Of the product that was asked for, with every device that runs it.
-        sample: Some of them, in the order in which they enrolled.
+        sample: Some of them, whichever the database comes upon first.
     """
 
     query: str
@@ -133,5 +133,5 @@ def _with_others(counted: Tally[str], total: int) -> dict[str, int]:
 
 async def _sample(session: AsyncSession, matching: Condition) -> list[SampleDevice]:
     columns = (col(Device.id), col(Device.serial), col(Device.hardware), col(Device.state))
-    rows = await session.execute(select(*columns).where(matching).order_by(col(Device.number)).limit(SAMPLE))
-    return [SampleDevice(*row) for row in rows]
+    rows = await session.execute(select(*columns).where(matching).limit(SAMPLE))  # Sorted, all would have to be read.
+    return sorted((SampleDevice(*row) for row in rows), key=lambda device: device.serial)
