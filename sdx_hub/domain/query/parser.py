@@ -27,6 +27,7 @@ from sdx_hub.domain.query.terms import (
     AGE_FIELDS,
     ATTRIBUTE,
     ENUMERATED,
+    KEYWORDS,
     TEXT_FIELDS,
     Aged,
     Like,
@@ -207,7 +208,7 @@ class _Parser:
 
     def _text(self, what: str) -> str:
         token = self._next
-        if token.kind not in {"word", "string"}:
+        if token.kind not in {"word", "string"} or (token.kind == "word" and token.text.lower() in KEYWORDS):
             raise self._refusal(what)
         if len(token.value) > MAX_TEXT_CHARS:
             raise QueryError(f"A text has at most {MAX_TEXT_CHARS} characters.", token.position)
