@@ -30,6 +30,7 @@ GROUPS = 10
 TOKEN_FORMAT = f"{DEVICE_TOKEN_PREFIX}%043d".encode()
 """Of a device's index; as long as a real one."""
 _CHUNK = 50_000
+_CACHE_KIB = 1 << 20
 _TABLES = {
     "device": "id",
     "device_tag": "device_id",
@@ -82,20 +83,44 @@ async def _load_postgres(dsn: str, example: Device, indices: range) -> None:
             for table, column in _TABLES.items()
         }
         counters = {row["name"]: row["value"] for row in await connection.fetch("SELECT name, value FROM counter")}
+        made_again = await _without_indexes(connection)
         for part, rows in _copies(examples, counters, indices):
             async with connection.transaction():
                 for table, values in rows.items():
                     await connection.copy_records_to_table(table, records=values, columns=list(examples[table]))
                 await connection.execute(f"UPDATE counter SET value = value + {len(part)} WHERE name {_COUNTED}")  # noqa: S608
+        for statement in made_again:
+            await connection.execute(statement)
         # The server would do it by itself a little later, in the middle of what is measured.
         await connection.execute(f"VACUUM (ANALYZE) {', '.join(_TABLES)}")
     finally:
         await connection.close()
 
 
+async def _without_indexes(connection: Any) -> list[str]:
+    """Drop all but the primary keys, for the time of the load; return what makes them again."""
+    found = await connection.fetch(_INDEXES, list(_TABLES))
+    for row in found:
+        await connection.execute(row["dropped"])
+    return [row["made"] for row in found]
+
+
+_INDEXES = """
+    SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) AS dropped,
+        format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS made
+    FROM pg_constraint WHERE conrelid = ANY($1::regclass[]) AND contype IN ('f', 'u')
+    UNION ALL
+    SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid)
+    FROM pg_index WHERE indrelid = ANY($1::regclass[])
+        AND indexrelid NOT IN (SELECT conindid FROM pg_constraint WHERE contype IN ('p', 'u'))
+"""
+
+
 def _load_sqlite(file: Path, example: Device, indices: range) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.row_factory = sqlite3.Row
+        # Keys come in no order, so that every index is touched everywhere; and a load that fails is done again.
+        connection.executescript(f"PRAGMA cache_size = -{_CACHE_KIB}; PRAGMA synchronous = OFF")
         examples = {
             table: dict(connection.execute(f"SELECT * FROM {table} WHERE {column} = ?", (example.id,)).fetchone())  # noqa: S608
             for table, column in _TABLES.items()

@@ -142,7 +142,7 @@ def sweep(scene: Scene, plan: Plan, polls: Clients) -> Figures:
         found = polls.outcomes()
     took_s = max(one.ended for one in found) - began
     figures = phase(watch, found, began, began + plan.sweep_s)
-    rate = sum(len(one.latencies) for one in found) / took_s
+    rate = sum(one.statuses["304"] for one in found) / took_s
     stored = asyncio.run(stored_as_seen(scene.database.url, since_s, plan.devices))
     return say(
         "sweep",

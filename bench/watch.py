@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from bench.processes import cpu_s, memory_kib, proportional_kib, tree
 
-_EVERY_S = 1.0
+_EVERY_S = 5.0
+"""To look costs the process that is looked at some milliseconds."""
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Watch:
 
     Attributes:
         cpu_s: By server, of all its processes.
-        pss_mib, rss_mib: The largest sums over all servers together, looked at once a second. PSS counts a page that
+        pss_mib, rss_mib: The largest sums over all servers together, looked at every few seconds. PSS counts a page that
             processes share once, RSS each time.
         seconds: So long it took.
     """
