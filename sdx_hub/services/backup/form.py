@@ -25,7 +25,7 @@ SETTINGS = "hub.toml"
 KEYS = "online/"
 PAYLOADS = "blobs/"
 BLOCK_BYTES = tarfile.BLOCKSIZE
-PIECE_BYTES = 1024**2
+PIECE_BYTES = 256 * 1024
 """What one reading of a file, and one entry of rows before it is compressed, holds in memory."""
 PRIVATE = 0o600
 
