@@ -18,8 +18,8 @@ class Watch:
 
     Attributes:
         cpu_s: By server, of all its processes.
-        pss_mib, rss_mib: The largest sums over all servers together, looked at every few seconds. PSS counts a page that
-            processes share once, RSS each time.
+        pss_mib, rss_mib: The largest sums over all servers together, of a look every few seconds. PSS counts a page
+            that processes share once, RSS each time.
         seconds: So long it took.
     """
 
