@@ -4,7 +4,7 @@ from collections import Counter as Tally
 from typing import Final
 
 from msgspec import Struct
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -92,18 +92,20 @@ async def _kinds(session: AsyncSession, matching: Condition) -> tuple[dict[str, 
         .group_by(col(Device.state), col(Device.hardware))
         .cte("kinds")
     )
-    in_state = func.sum(kinds.c.devices).over(partition_by=kinds.c.state)
-    rows = await session.execute(
-        select(kinds.c.state, kinds.c.hardware, kinds.c.devices, in_state)
-        .order_by(kinds.c.devices.desc(), kinds.c.state, kinds.c.hardware)
+    devices = func.sum(kinds.c.devices).label("devices")
+    states = select(literal("state"), kinds.c.state, devices).group_by(kinds.c.state)
+    frequent = (
+        select(literal("hardware"), kinds.c.hardware, devices)
+        .group_by(kinds.c.hardware)
+        .order_by(devices.desc(), kinds.c.hardware)
         .limit(MAX_KINDS)
+        .subquery()
     )
-    by_state: dict[str, int] = {}
-    by_hardware: Tally[str] = Tally()
-    for state, hardware, devices, whole_state in rows:
-        by_state[state] = int(whole_state)
-        by_hardware[hardware] += devices
-    return by_state, _with_others(by_hardware, sum(by_state.values()))
+    counted: dict[str, Tally[str]] = {"state": Tally(), "hardware": Tally()}
+    for what, name, count in await session.execute(states.union_all(select(*frequent.c))):
+        counted[what][name] = int(count)
+    by_state = dict(counted["state"].most_common())
+    return by_state, _with_others(counted["hardware"], counted["state"].total())
 
 
 async def _versions(session: AsyncSession, matching: Condition, product: str) -> dict[str, int]:
