@@ -45,7 +45,7 @@ def connecting() -> Iterator[None]:
     """Around getting a connection: whatever goes wrong there, the database cannot be used now.
 
     Raises:
-        Unavailable: With the reason in its message's place in the log (code `database_unavailable`).
+        Unavailable: The log has the reason (code `database_unavailable`).
     """
     try:
         yield

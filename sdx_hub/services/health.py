@@ -6,9 +6,7 @@ from datetime import datetime
 import structlog
 from msgspec import Struct
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
-from sdx_hub.domain.errors import Unavailable
 from sdx_hub.persistence.database import Database
 from sdx_hub.services.repositories.trust_alarms import Expiry
 
@@ -51,11 +49,8 @@ class HealthService:
         Raises:
             Unavailable: The database does not answer (code `database_unavailable`).
         """
-        try:
-            async with self._database.reading() as session:
-                await session.execute(text("SELECT 1"))
-        except (SQLAlchemyError, OSError) as error:
-            raise Unavailable("The hub's database does not answer.", "database_unavailable") from error
+        async with self._database.reading() as session:
+            await session.execute(text("SELECT 1"))
         return Ready("ready", self.alarms())
 
     def alarms(self) -> list[Alarm]:
