@@ -10,7 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from firmware_schemas import canonical
 from firmware_schemas.device_api import ProgressReport, Report, envelope
+from sdx_hub.demo.servers.postgres import PostgresServer
 from tests.support.fleet import Fleet, start_fleet
+from tests.support.postgres import IN_A_HURRY
 
 WITHIN_S = 30
 
@@ -113,6 +115,26 @@ def test_an_upload_under_way_is_seen_with_its_bytes(tmp_path) -> None:
             < figures.now("sdx_storage_free_bytes", folder="blobs")
             < figures.now("sdx_storage_size_bytes", folder="blobs")
         )
+
+
+def test_a_database_that_is_away_is_seen_while_it_is_and_afterwards(tmp_path) -> None:
+    server = PostgresServer(tmp_path / "postgres", IN_A_HURRY)
+    server.start()
+    try:
+        with start_fleet(tmp_path / "fleet", SDX_DATABASE_URL=server.url, SDX_STALE_S="1") as fleet:
+            figures, token = Figures(fleet), fleet.device_token
+            assert figures.now("sdx_database_errors_total") == 0
+            server.stop("immediate")
+            figures.reaches(lambda age: age > 1, "sdx_fleet_staleness_seconds")
+            with fleet.client() as client, fleet.client(token) as device:
+                assert client.get("/api/v1/whoami").status_code == 503
+                assert device.get("/device/v1/poll").status_code == 503
+            figures.reaches(lambda errors: errors > 0, "sdx_database_errors_total")
+            figures.reaches(lambda polls: polls > 0, "sdx_polls_total", answer="unavailable")
+            server.start()
+            figures.reaches(lambda age: age < 1, "sdx_fleet_staleness_seconds")
+    finally:
+        server.stop("immediate")
 
 
 def test_a_worker_that_lacks_a_new_key_counts_that_it_cannot_sign(tmp_path) -> None:
