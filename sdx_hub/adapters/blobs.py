@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, Protocol
@@ -42,7 +42,7 @@ class BlobReader(Protocol):
         """Bytes of a representation, or None where it is not stored."""
         ...
 
-    def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncIterator[bytes]:
+    def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """Bytes `start` to `start + length` in pieces; fewer where the blob ends before.
 
         Args:
@@ -113,7 +113,7 @@ class LocalBlobs:
         except FileNotFoundError:
             return None
 
-    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncIterator[bytes]:
+    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncGenerator[bytes, None]:
         try:
             handle = os.open(self._folder / key_of(sha256, encoding), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -1,7 +1,8 @@
 """The sizes of blobs that were served lately: a blob never changes, so that only its bytes need to be asked for."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from sdx_hub.adapters.blobs import BlobReader, Encoding
 from sdx_hub.domain.errors import NotFound
@@ -34,10 +35,11 @@ class KnownSizes:
                 self._sizes.popitem(last=False)
         return size
 
-    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncIterator[bytes]:
+    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncGenerator[bytes, None]:
         try:
-            async for piece in self._blobs.read(sha256, encoding, start, length):
-                yield piece
+            async with aclosing(self._blobs.read(sha256, encoding, start, length)) as pieces:
+                async for piece in pieces:
+                    yield piece
         except NotFound:
             self._sizes.pop((sha256, encoding), None)
             raise

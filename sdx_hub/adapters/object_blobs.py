@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import obstore
@@ -39,14 +39,15 @@ class ObjectStoreBlobs:
         except FileNotFoundError:
             return None
 
-    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncIterator[bytes]:
+    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncGenerator[bytes, None]:
         end = start + length
         while start < end:
             began = start
             try:
-                async for piece in self._stream(sha256, encoding, start, end):
-                    start += len(piece)
-                    yield piece
+                async with aclosing(self._stream(sha256, encoding, start, end)) as pieces:
+                    async for piece in pieces:
+                        start += len(piece)
+                        yield piece
             except Unavailable:
                 # A store restarts, and cuts off whoever takes long: go on from here, unless nothing comes any more.
                 if start == began:
@@ -54,7 +55,7 @@ class ObjectStoreBlobs:
             else:
                 return
 
-    async def _stream(self, sha256: str, encoding: Encoding, start: int, end: int) -> AsyncIterator[bytes]:
+    async def _stream(self, sha256: str, encoding: Encoding, start: int, end: int) -> AsyncGenerator[bytes, None]:
         try:
             async with reaching():
                 found = await obstore.get_async(self._store, key_of(sha256, encoding), options={"range": (start, end)})

@@ -1,6 +1,6 @@
 """A blob store whose every call is a step that is seen: timed, counted where it fails, and a span of a trace."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -22,9 +22,9 @@ class ObservedBlobs:
         with observed.step(BLOB_STAT):
             return await self._blobs.stat(sha256, encoding)
 
-    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncIterator[bytes]:
+    async def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """Of a reading the first piece is the step: how fast the rest goes is the client's affair."""
-        async with aclosing(self._blobs.read(sha256, encoding, start, length)) as pieces:  # type: ignore[type-var]
+        async with aclosing(self._blobs.read(sha256, encoding, start, length)) as pieces:
             with observed.step(BLOB_READ):
                 piece = await anext(pieces, None)
             while piece is not None:

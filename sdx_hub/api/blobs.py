@@ -1,6 +1,7 @@
 """`/blobs/{sha256}`: immutable payloads for devices and people, resumable, compressed on the way where both can."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ class Answer:
     Litestar's own `Stream` listens for a disconnect in a task group beside the body, which costs as much again.
     """
 
-    def __init__(self, status: int, headers: dict[str, str], body: AsyncIterator[bytes] | bytes = b"") -> None:
+    def __init__(self, status: int, headers: dict[str, str], body: AsyncGenerator[bytes, None] | bytes = b"") -> None:
         self._status = status
         self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._body = body
@@ -62,17 +63,14 @@ class Answer:
             await send(start)
             await send({"type": "http.response.body", "body": self._body, "more_body": False})
             return
-        try:
+        # Closed here: a client that goes away must not leave a file open until somebody collects the generator.
+        async with aclosing(self._body) as pieces:
             # The first piece before the status: a store that is away is a 503, and later only a broken connection.
-            piece = await anext(self._body, b"")
+            piece = await anext(pieces, b"")
             await send(start)
             while piece:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await anext(self._body, b"")
-        finally:
-            # A client that goes away must not leave the file open until somebody collects the generator.
-            if isinstance(self._body, AsyncGenerator):
-                await self._body.aclose()
+                piece = await anext(pieces, b"")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

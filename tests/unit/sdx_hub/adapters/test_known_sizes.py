@@ -1,5 +1,5 @@
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ class Asked:
         self.times += 1
         return await self.store.stat(sha256, encoding)
 
-    def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncIterator[bytes]:
+    def read(self, sha256: str, encoding: Encoding, start: int, length: int) -> AsyncGenerator[bytes, None]:
         return self.store.read(sha256, encoding, start, length)
 
     async def put(self, sha256: str, folder: Path) -> None:

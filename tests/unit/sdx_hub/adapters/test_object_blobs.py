@@ -79,32 +79,16 @@ async def test_a_blob_that_vanishes_while_it_is_read(s3: Bucket, tmp_path: Path)
         await anext(pieces)
 
 
-async def test_a_full_store_takes_nothing_and_keeps_what_it_has(tmp_path: Path) -> None:
-    """A store of 8 MB, really full; then the same store with room."""
-    small = SeaweedServer(tmp_path / "s3", options=("-volume.max=1", "-master.volumeSizeLimitMB=8"))
-    contents = [os.urandom(2_000_000) for _ in range(20)]
-    stored: list[str] = []
-    try:
-        small.start()
-        store = blobs_in(Bucket(small.url, small.key_id, small.secret))
-        with pytest.raises(Unavailable):
-            for content in contents:
-                stored.append(await put(store, content, tmp_path))
-        assert stored
-    finally:
-        small.kill()
-    refused = contents[len(stored)]
-    assert (tmp_path / "source").read_bytes() == refused, "what was not stored is not gone either"
-    larger = SeaweedServer(tmp_path / "s3")
-    try:
-        larger.start()
-        store = blobs_in(Bucket(larger.url, larger.key_id, larger.secret))
-        assert await store.stat(hashlib.sha256(refused).hexdigest(), "identity") is None
-        stored.append(await put(store, refused, tmp_path))
-        for sha256 in stored:
-            size = await store.stat(sha256, "identity")
-            assert size is not None
-            kept = b"".join([piece async for piece in store.read(sha256, "identity", 0, size)])
-            assert hashlib.sha256(kept).hexdigest() == sha256
-    finally:
-        larger.kill()
+async def test_a_full_store_takes_nothing_and_keeps_what_it_has(server: SeaweedServer, tmp_path: Path) -> None:
+    store = blobs_in(fresh_bucket(server))
+    await put(store, CONTENT, tmp_path)
+    server.stop()
+    server.start(full=True)
+    more = os.urandom(2_000_000)
+    with pytest.raises(Unavailable):
+        await put(store, more, tmp_path)
+    assert (tmp_path / "source").read_bytes() == more, "what was not stored is not gone either"
+    assert b"".join([piece async for piece in store.read(SHA256, "identity", 0, len(CONTENT))]) == CONTENT
+    server.restart()
+    sha256 = await put(store, more, tmp_path)
+    assert b"".join([piece async for piece in store.read(sha256, "identity", 0, len(more))]) == more
