@@ -71,35 +71,39 @@ _COPIED = (
     f"{_VERSION}, ({_FLAGS})::int2 FROM device WHERE change_seq > {{}}"
 )
 _NEVER_S = 86400.0
-_COPY_HEAD_BYTES, _COPY_TAIL_BYTES = 19, 2
+_COPY_HEAD_BYTES, _COPY_TAIL = 19, b"\xff\xff"
 _COPY_ROW = Struct(">2x4xq4x10s4x15s4x15s4xq4xh")
 """Number of fields, then each field behind its length (PostgreSQL documentation, COPY, "Binary Format")."""
+_FRAME = Struct(">hi8xi10xi15xi15xi8xi2x").pack(6, 8, 10, 15, 15, 8, 2)
+_FRAME_PLACES = [place for place, byte in enumerate(Struct(">hi8xi10xi15xi15xi8xi2x").pack(-1, *[-1] * 6)) if byte]
+"""Where a row has the same bytes as every other row: the number of fields, and their lengths."""
 
 
 async def _read_postgresql(driver: Any, seq: int, take: Take) -> int:
-    rest, received, head = b"", 0, _COPY_HEAD_BYTES
+    rest, head = b"", _COPY_HEAD_BYTES
 
     async def part(data: bytes) -> None:
-        nonlocal rest, received, head
-        received += len(data)
+        nonlocal rest, head
         data = rest + data
         start = head if len(data) >= head else 0
         head -= start
-        if head:
-            rest = data
-            return
-        end = start + (len(data) - start) // _COPY_ROW.size * _COPY_ROW.size
-        take(_COPY_ROW.iter_unpack(memoryview(data)[start:end]))
-        rest = data[end:]
+        end = start + (0 if head else (len(data) - start) // _COPY_ROW.size * _COPY_ROW.size)
+        rows, rest = data[start:end], data[end:]
+        _check_frames(rows)
+        take(_COPY_ROW.iter_unpack(rows))
         await asyncio.sleep(0)
 
     # As long as it takes: whoever called gives up where nothing comes, not where much does.
     await driver.execute("SET LOCAL statement_timeout = 0")
     status = await driver.copy_from_query(_COPIED.format(seq), output=part, format="binary", timeout=_NEVER_S)
-    rows = int(status.rpartition(" ")[2])
-    # No field can be longer than the struct says, so that the sum is right only if every single one is.
-    _check(received == _COPY_HEAD_BYTES + rows * _COPY_ROW.size + _COPY_TAIL_BYTES)
-    return rows
+    _check(rest == _COPY_TAIL)
+    return int(status.rpartition(" ")[2])
+
+
+def _check_frames(rows: bytes) -> None:
+    # Before any is believed: a row that is shorter would have the next ones read out of each other's bytes.
+    count = len(rows) // _COPY_ROW.size
+    _check(all(rows[place :: _COPY_ROW.size] == _FRAME[place : place + 1] * count for place in _FRAME_PLACES))
 
 
 _SELECT = f"SELECT number, {_ID} || {_TOKEN} || {_NEXT}, {_VERSION}, {_FLAGS} FROM device WHERE change_seq > ?"  # noqa: S608
@@ -125,4 +129,3 @@ def _from_hexadecimal(rows: list[tuple[int, str, int, int]]) -> Iterator[DeviceR
 def _check(fits: bool) -> None:
     if not fits:
         raise RuntimeError("A device's id or token hash has another size than the hub gives them.")
-
