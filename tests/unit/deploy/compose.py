@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 FILE = ROOT / "docker-compose.yml"
 Document = dict[str, Any]
 
-ONE_SHOT = frozenset({"migrate", "init", "store-folder"})
+ONE_SHOT = frozenset({"migrate", "keeper", "store-folder"})
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|DATABASE_URL")
 _PINNED = re.compile(r"[a-z0-9./-]+:v?\d+(\.\d+)+(-[a-z0-9]+)?")
 
@@ -50,7 +50,7 @@ def check_hubs_are_the_clusters(document: Document) -> None:
 
 
 def check_keeper_has_the_hubs_settings(document: Document) -> None:
-    for name in ("migrate", "init"):
+    for name in ("migrate", "keeper"):
         assert environment(document["services"][name]) == environment(document["services"][HUBS[0]])
 
 
@@ -81,7 +81,7 @@ def check_database_is_the_clusters(document: Document) -> None:
 
 
 def check_image_is_of_this_version(document: Document) -> None:
-    for name in (*HUBS, "migrate", "init"):
+    for name in (*HUBS, "migrate", "keeper"):
         service = document["services"][name]
         assert service["image"] == f"sdx-hub:{version('sdx-hub')}"
         assert service["build"] == {"context": ".", "dockerfile": "Containerfile"}
