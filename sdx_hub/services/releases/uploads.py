@@ -26,16 +26,16 @@ from msgspec import Struct
 from sqlalchemy import delete, select, update
 from sqlmodel import col
 
-from firmware_schemas.limits import MAX_PAYLOAD_BYTES
 from sdx_hub.adapters.blobs import ENCODINGS, Encoding, room
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.adapters.storage import Storage
 from sdx_hub.domain.access import Permission, Principal
-from sdx_hub.domain.errors import BadInput, ConflictError, NotFound, TooLarge, TrustError, Unavailable
+from sdx_hub.domain.errors import ConflictError, NotFound, TooLarge, TrustError, Unavailable
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.releases import Upload, UploadPiece
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.releases import payload_intake
+from sdx_hub.services.releases.upload_orders import check_order, refuse_surplus
 
 UPLOAD_LIFE = timedelta(days=7)
 """An upload that was not finished by then is given up."""
@@ -44,7 +44,6 @@ MAX_OPEN_UPLOADS = 256
 
 _WRITE_BYTES = 1024**2
 _FINISHING = 2
-_SHA256_DIGITS = frozenset("0123456789abcdef")
 _log = structlog.get_logger(__name__)
 
 
@@ -99,7 +98,7 @@ class UploadService:
             ConflictError: Too many uploads are open (code `too_many_uploads`).
         """
         principal.require(Permission.PUBLISH)
-        _check_order(sha256, length, encoding, decoded_length)
+        check_order(sha256, length, encoding, decoded_length)
         if await self._stored(sha256):
             size = await self._blobs.stat(sha256, "identity")
             if size != decoded_length:
@@ -253,7 +252,7 @@ class UploadService:
 
         try:
             async for chunk in stream:
-                _refuse_surplus(row.length, position + len(pending) + len(chunk))
+                refuse_surplus(row.length, position + len(pending) + len(chunk))
                 pending += chunk
                 if len(pending) >= _WRITE_BYTES:
                     await flush()
@@ -387,25 +386,6 @@ class UploadService:
         return all([await self._blobs.stat(sha256, encoding) is not None for encoding in ENCODINGS])
 
 
-def _check_order(sha256: str, length: int, encoding: str, decoded_length: int) -> None:
-    if len(sha256) != 64 or not set(sha256) <= _SHA256_DIGITS:
-        raise BadInput("sha256 is 64 hexadecimal digits in lower case.", "invalid_sha256")
-    if encoding not in ENCODINGS:
-        raise BadInput(f"The encoding is one of {', '.join(ENCODINGS)}.", "invalid_encoding")
-    if length < 0 or decoded_length < 0 or (encoding == "identity" and length != decoded_length):
-        raise BadInput("The lengths contradict the encoding.", "invalid_length")
-    if decoded_length > MAX_PAYLOAD_BYTES:
-        raise TooLarge(f"A payload has at most {MAX_PAYLOAD_BYTES} bytes, uncompressed.", "too_large")
-    # RFC 8878 allows more (empty blocks without end); no encoder needs it. zstd's own bound is 1/256 and 64 bytes.
-    if length > decoded_length + decoded_length // 128 + 1024:
-        raise TooLarge("The compressed form is far larger than the payload: compress it again.", "too_large")
-
-
 def _add(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)
-
-
-def _refuse_surplus(length: int, end: int) -> None:
-    if end > length:
-        raise TooLarge(f"More than the {length} bytes that were announced for this upload; begin again.", "too_large")
