@@ -21,7 +21,12 @@ class HubProcess:
         data: The data folder.
         environment: `SDX_*` settings.
         workers: Processes that serve.
+
+    Attributes:
+        wrapper: Put before the command from the next start on.
     """
+
+    wrapper: tuple[str, ...] = ()
 
     def __init__(self, data: Path, environment: dict[str, str], workers: int = 1) -> None:
         self.data = data
@@ -50,7 +55,7 @@ class HubProcess:
         with self.log.open("ab") as log:
             command = [SDX, "hub", "serve", "--data", str(self.data), "--host", "127.0.0.1", "--port", str(self.port)]
             self._process = subprocess.Popen(
-                [*command, "--workers", str(self._workers)],
+                [*self.wrapper, *command, "--workers", str(self._workers)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
