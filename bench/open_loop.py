@@ -9,6 +9,7 @@ of the devices; they look once a millisecond what is due, so up to a millisecond
 import gc
 import math
 import multiprocessing
+import resource
 import select
 import socket
 import time
@@ -138,6 +139,8 @@ def between(outcomes: Sequence[Outcome], start: float, end: float) -> list[float
 
 
 def _serve(pipe: Connection, share: Share) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     client = _Client(share)
     gc.collect()
     gc.disable()  # Nothing here makes cycles, and a collection would look like a slow server.
