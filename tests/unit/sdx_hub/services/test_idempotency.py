@@ -1,13 +1,10 @@
 """What a retry meets: the first answer, or an honest word about why there is none."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
-from sdx_hub import migrations
 from sdx_hub.domain.errors import BadInput, ConflictError
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.idempotency import IdempotentRequest
@@ -22,14 +19,6 @@ class Watch:
 
     def now(self) -> datetime:
         return self.time
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> Any:
-    opened = await Database.open(f"sqlite+aiosqlite:///{tmp_path / 'hub.db'}")
-    await migrations.upgrade(opened)
-    yield opened
-    await opened.close()
 
 
 async def test_the_first_answer_is_given_again(database: Database) -> None:
