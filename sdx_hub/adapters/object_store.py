@@ -24,7 +24,7 @@ from sdx_hub.observing import BLOB_STORE_ERRORS, observed
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta  # Neither is there at run time.
-    from obstore.store import S3Config
+    from obstore.store import S3Config, S3Credential
 
 ANSWER_S = 10.0
 """So long may a store take for a question, or for the next piece of what it sends."""
@@ -89,15 +89,21 @@ def open_store(url: str, key_id: str, secret: str) -> ObjectStore:
         )
     if bool(key_id) != bool(secret):
         raise BadInput("blob_key_id and blob_secret belong together: set both or neither.", "blob_url_invalid")
-    config: S3Config = {"region": options.get("region") or _REGION, "copy_if_not_exists": "multipart"}
-    if key_id:
-        config |= {"access_key_id": key_id, "secret_access_key": secret}
+    credential: S3Credential = {"access_key_id": key_id, "secret_access_key": secret, "token": None, "expires_at": None}
+    config: S3Config = {
+        "region": options.get("region") or _REGION,
+        "copy_if_not_exists": "multipart",
+        # Said here, because else the environment of another tool (AWS_...) would be heard.
+        "virtual_hosted_style_request": False,
+        "skip_signature": False,
+    }
     if endpoint.scheme:
         config["endpoint"] = options["endpoint"].rstrip("/")
     return S3Store(
         parts.netloc,
         prefix=parts.path.strip("/") or None,
         config=config,
+        credential_provider=(lambda: credential) if key_id else None,
         client_options={
             "allow_http": in_clear,
             "connect_timeout": timedelta(seconds=_CONNECT_S),

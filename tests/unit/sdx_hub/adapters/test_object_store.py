@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import obstore
 import pytest
+from obstore.store import S3Store
 
 from sdx_hub.adapters.object_store import check, open_store, reaching
 from sdx_hub.domain.errors import BadInput, Unavailable
@@ -89,6 +90,25 @@ async def test_a_store_that_a_hub_can_work_with(s3: Bucket) -> None:
     store = open_store(s3.url, s3.key_id, s3.secret)
     await check(store)
     await check(store)  # As the next start does, with what the first one left.
+
+
+async def test_what_another_tool_has_in_the_environment_is_not_heard(
+    s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ("AWS_SESSION_TOKEN", "of somebody"),
+        ("AWS_SKIP_SIGNATURE", "true"),
+        ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+    ):
+        monkeypatch.setenv(name, value)
+    await check(open_store(s3.url, s3.key_id, s3.secret))
+
+
+def test_the_secret_is_in_nothing_that_may_be_shown() -> None:
+    store = open_store("s3://bucket", "key", "very-secret")
+    assert isinstance(store, S3Store)
+    assert "very-secret" not in f"{store!r} {store.config} {store.client_options}"
 
 
 @pytest.mark.parametrize("stub", [(200, b"")], indirect=True)
