@@ -23,6 +23,7 @@ from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, ConflictError, NotFound
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.deadlines import deadline
+from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.assignments import Action, Assignment
 from sdx_hub.persistence.tables.devices import Device, DeviceTag
 from sdx_hub.persistence.tables.releases import Release
@@ -206,7 +207,7 @@ class AssigningService:
         async with self._database.unit_of_work() as uow:
             session, now = uow.session, self._clock.now()
             release, manifest = await _published(session, order.release)
-            chosen, outcome = col(Device.number).in_(numbers.tolist()), _outcome(release, manifest)
+            chosen, outcome = among(session, col(Device.number), numbers), _outcome(release, manifest)
             await _note_others(session, chosen, outcome, manifest, order=order, done=done)
             seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
             assigned = await mark(session, seq, and_(chosen, outcome == _ASSIGNED), has_assignment=true())
