@@ -14,8 +14,8 @@ from typing import Any
 
 from msgspec import Struct
 from sqlalchemy import NullPool, event
-from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -103,6 +103,15 @@ def postgresql_engine(url: str, waits: Waits, *, writes: bool) -> AsyncEngine:
         # The driver hears of it when the server closes a connection; a ping would cost each use three round trips.
         if connection.driver_connection.is_closed():
             raise DisconnectionError
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def on_error(context: ExceptionContext) -> Exception | None:
+        # No answer within `answer_s`, or a socket that broke: errors of Python's own, which SQLAlchemy passes on. Nobody
+        # knows what such a connection would say next.
+        if not isinstance(context.original_exception, OSError):
+            return None
+        context.is_disconnect = True
+        return OperationalError(None, None, context.original_exception, connection_invalidated=True)
 
     _refuse_what_cannot_be_stored(engine)
     return engine

@@ -1,8 +1,9 @@
 """PostgreSQL restarted, stopped, killed: what is asked meanwhile is refused as such, and no hand is needed after it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+import psutil
 import pytest
 from sqlalchemy import select
 from sqlmodel import col
@@ -10,6 +11,7 @@ from sqlmodel import col
 from sdx_hub.demo.servers.postgres import PostgresServer
 from sdx_hub.domain.errors import Unavailable
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.engines import Waits
 from sdx_hub.persistence.tables.audit import Counter
 from tests.support.postgres import Databases
 
@@ -98,3 +100,27 @@ async def test_a_wrong_password_is_named_at_the_start_and_not_shown(databases: D
     with pytest.raises(Unavailable, match="password authentication failed") as refused:
         await Database.open(databases.server.url.replace(password, "wr0ng"))
     assert "wr0ng" not in str(refused.value)
+
+
+@pytest.mark.parametrize("act", [read, take])
+async def test_one_that_answers_nothing_any_more_is_given_up(
+    databases: Databases, act: Callable[[Database], Awaitable[object]]
+) -> None:
+    """As a machine that has lost its power or its cable: its connections are open, and nothing comes."""
+    database = await Database.open(databases.emptied(), waits=Waits(answer_s=0.3, connect_s=0.3, turn_s=5.0))
+    await warm(database)
+    postmaster = psutil.Process(databases.server.pid)
+    stopped = [postmaster, *postmaster.children(recursive=True)]
+    for each in stopped:
+        each.suspend()
+    try:
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                with pytest.raises(Unavailable):
+                    await act(database)
+    finally:
+        for each in stopped:
+            each.resume()
+    assert await read(database) == [1]
+    assert await take(database) == 2
+    await database.close()
