@@ -30,6 +30,7 @@ from sdx_hub.api.auth import person, provide_device, provide_principal
 from sdx_hub.api.description import StrictBodies, Tuples
 from sdx_hub.api.hub import Hub
 from sdx_hub.api.idempotency import Idempotency
+from sdx_hub.api.methods import name_all
 
 Running = Callable[[], AbstractAsyncContextManager[Hub]]
 
@@ -92,6 +93,7 @@ def application(running: Running, version: str) -> Litestar:
         dependencies={"hub": Provide(provide_hub, sync_to_thread=False)},
         exception_handlers=problems.handlers(),
         lifespan=[lifespan],
+        before_send=[name_all],
         openapi_config=schema.openapi(version),
         plugins=[StrictBodies(), Tuples()],
         request_max_body_size=MAX_API_BODY_BYTES,

@@ -35,8 +35,6 @@ bearer = "${DEVICE_TOKEN}"
 [checks]
 # A cursor, a serial or signed metadata may look right and still be nobody's: no schema can say so.
 positive_data_acceptance.enabled = false
-# Answers to OPTIONS are the framework's own, and name some of a path's methods only.
-allow_header_conformance.enabled = false
 negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 412, 413, 415, 416, 422]
 """
 
