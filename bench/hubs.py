@@ -14,8 +14,11 @@ SETTINGS = {"SDX_POLL_INTERVAL_S": "60", "SDX_POLL_JITTER_S": "15", "SDX_FLEET_R
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[PostgresServer]:
-    """A PostgreSQL of our own, with its default settings: every commit is on the disk before it is acknowledged."""
-    server = PostgresServer(folder)
+    """A PostgreSQL of our own: every commit is on the disk before it is acknowledged.
+
+    Its settings are the defaults, except that a bulk load does not make it write checkpoints all the time.
+    """
+    server = PostgresServer(folder, {"max_wal_size": "8GB"})
     server.start()
     try:
         yield server
