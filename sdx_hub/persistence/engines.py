@@ -106,8 +106,8 @@ def postgresql_engine(url: str, waits: Waits, *, writes: bool) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def on_error(context: ExceptionContext) -> Exception | None:
-        # No answer within `answer_s`, or a socket that broke: errors of Python's own, which SQLAlchemy passes on. Nobody
-        # knows what such a connection would say next.
+        # No answer within `answer_s`, or a socket that broke: errors of Python's own, which SQLAlchemy passes on.
+        # Nobody knows what such a connection would say next.
         if not isinstance(context.original_exception, OSError):
             return None
         context.is_disconnect = True
