@@ -11,7 +11,7 @@ The file is a tar archive, every entry a plain file of mode 0600, in this order:
 
 A value is what its column's kind says: `text`, `integer` (64 bits), `boolean`, `time` (RFC 3339 in UTC, microseconds),
 `bytes` (base64); or null. Tables come in an order in which foreign keys are satisfied, and each `.zst` is one zstd
-frame of about 256 KiB of lines, so `cat tables/device/* | zstd -d | jq` reads a table, and nobody ever holds a whole one.
+frame of about 256 KiB of lines: `cat tables/device/* | zstd -d | jq` reads a table, and nobody ever holds a whole one.
 
 All rows are read in one snapshot while the hub goes on writing. Keys and payloads are read after it: neither changes or
 goes away while a row names it. Uploads under way are not part of it; a restored hub continues them at byte 0.

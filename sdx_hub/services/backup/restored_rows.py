@@ -7,16 +7,21 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.sql.expression import TableClause
+from sqlmodel import col
 
 from sdx_hub import migrations
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.errors import ConflictError
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.failures import reason, translated
-from sdx_hub.persistence.unit_of_work import UnitOfWork
+from sdx_hub.persistence.tables.devices import Device
+from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.backup.archive import BackupFile
 from sdx_hub.services.backup.form import COLUMNS, Progress, TableForm, damaged, table_of
+from sdx_hub.services.devices.desired_state import mark, open_actions
 
+SKIPPED = 1_000_000
+"""Desired states of each device: more than any hub makes between a backup and its loss."""
 _MAX_LINES_BYTES = 256 * 1024**2
 
 
@@ -58,16 +63,28 @@ async def fill_database(file: BackupFile, database: Database, clock: Clock, prog
                 for form in header.tables:
                     await _set_sequences(connection, form)
             await connection.run_sync(migrations.finish)
-            await _note(connection, clock, file)
+            await _begin_anew(connection, clock, file)
     return sum(counts.values())
 
 
-async def _note(connection: AsyncConnection, clock: Clock, file: BackupFile) -> None:
-    """Write into the audit log that what came after the backup is gone; committed with everything else."""
+async def _begin_anew(connection: AsyncConnection, clock: Clock, file: BackupFile) -> None:
+    """Say every desired state anew, and note in the audit log that what came after the backup is gone.
+
+    Craft may have seen desired states that were made after the backup. Were their numbers used a second time, those
+    craft would take the new ones for the old, which they have done: so they are skipped.
+    """
     async with AsyncSession(connection, expire_on_commit=False) as session:
         uow = UnitOfWork(session, clock, notifies=False)
-        rows = sum(file.rows.values())
-        await uow.audit("hub", "hub.restore", "hub", backup_time=file.header.time.isoformat(), rows=rows)
+        seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
+        known = col(Device.state) != "revoked"
+        count = await mark(session, seq, known, has_assignment=col(Device.has_assignment), step=SKIPPED)
+        await open_actions(
+            session, seq, clock.now(), ended="superseded", code="hub_restored", why="the hub was restored"
+        )
+        backup_time = file.header.time.isoformat()
+        await uow.audit(
+            "hub", "hub.restore", "hub", backup_time=backup_time, rows=sum(file.rows.values()), devices=count
+        )
         await uow.commit()
 
 

@@ -21,12 +21,12 @@ CURRENT_ACTION: Final[Any] = col(Device.id) + "." + cast(col(Device.desired_vers
 """The id of a device's current action."""
 
 
-async def mark(session: AsyncSession, seq: int, which: Condition, *, has_assignment: Any) -> int:
-    """Count the desired state of these devices up, and mark them with `seq`; return how many they are."""
+async def mark(session: AsyncSession, seq: int, which: Condition, *, has_assignment: Any, step: int = 1) -> int:
+    """Count the desired state of these devices up by `step`, and mark them with `seq`; return how many they are."""
     done: Any = await session.execute(
         update(Device)
         .where(which)
-        .values(desired_version=col(Device.desired_version) + 1, has_assignment=has_assignment, change_seq=seq)
+        .values(desired_version=col(Device.desired_version) + step, has_assignment=has_assignment, change_seq=seq)
         .execution_options(synchronize_session=False)
     )
     return int(done.rowcount)

@@ -106,7 +106,9 @@ class DocumentWriter:
                     targets |= director.targets_for(release, hardware)
                 action = f"{identity}.{desired_version}" if targets else ""
                 instructions = Instructions(identity, action, targets)
-                version = held[identity].documents.version + 1 if identity in held else 1
+                # Not below the desired state: that has skipped what a hub said after the backup that made this one.
+                following = held[identity].documents.version + 1 if identity in held else 1
+                version = max(following, desired_version)
                 documents = director.sign(instructions, version, signing.root, self._signers, now=now, life=self._life)
                 made.append(_row(identity, desired_version, documents, signing.id, now))
                 held[identity] = self._held(documents, desired_version, signing.id, now)
