@@ -10,6 +10,10 @@ PROBLEM = "application/problem+json"
 NEEDS: list[tuple[str, str, object, Permission]] = [
     ("GET", "/releases", None, Permission.READ),
     ("GET", "/devices", None, Permission.READ),
+    ("POST", "/devices/preview", {"query": "tag = a"}, Permission.READ),
+    ("GET", "/filters", None, Permission.READ),
+    ("PUT", "/filters/a", {"query": "tag = a"}, Permission.OPERATE_DEVICES),
+    ("DELETE", "/filters/nobody", None, Permission.OPERATE_DEVICES),
     ("GET", "/trust", None, Permission.READ),
     ("POST", "/enrol-tokens", {}, Permission.OPERATE_DEVICES),
     ("POST", "/device-keys", {"device_key": "ab" * 32}, Permission.OPERATE_DEVICES),
