@@ -120,12 +120,19 @@ class FleetState:
         self._loops.every(self.settings.flush_s, self._flush, "fleet-flush")
 
     async def stop(self) -> None:
-        """Stop the loops and write what they still hold."""
+        """Stop the loops and write what they still hold; where the database is away, it is lost."""
         await self._loops.stop()
-        await self.flush()
+        try:
+            await self.flush()
+        except Exception as error:
+            _log.warning("fleet_flush_lost", sightings=len(self.sightings.seen), error=repr(error)[:200])
 
     async def catch_up(self) -> None:
-        """Apply every change that was committed before this call; callers at the same time share one look."""
+        """Apply every change that was committed before this call; callers at the same time share one look.
+
+        Raises:
+            Unavailable: The database is away, or says nothing (code `database_unavailable`).
+        """
         arrived_s = self.now_s()
         async with self._looking:
             if self._looked_s > arrived_s:
@@ -133,8 +140,10 @@ class FleetState:
             self._began_s = began_s = self.now_s()
             try:
                 seq, rows = await self._look()
-            except BaseException:
+            except BaseException as error:
                 self._failed = True
+                if isinstance(error, TimeoutError):
+                    raise Unavailable("The hub's database says nothing.", "database_unavailable") from error
                 raise
             # Only now: a look that broke off half-way is done again, and devices may share a change number.
             self._last_seq, self._last_rows = seq, rows or self._last_rows

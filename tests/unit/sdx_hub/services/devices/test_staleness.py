@@ -217,6 +217,34 @@ async def test_a_server_that_says_nothing_keeps_no_device_waiting(
                 await asyncio.sleep(0.01)
 
 
+async def test_a_server_that_says_nothing_is_a_database_that_is_away(
+    database: Database, other: Database, clock: MovableClock, server: Trouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_state, "_SILENCE_S", 0.3)
+    await add(database, Craft())
+    fleet = FleetState(other, clock, PollSettings())
+    await fleet.load()
+    fleet.start()
+    with server.silent():
+        with pytest.raises(Unavailable) as refused:
+            await fleet.catch_up()
+        assert refused.value.code == "database_unavailable"
+    await fleet.stop()
+
+
+async def test_a_hub_ends_also_while_the_database_is_away(
+    database: Database, other: Database, clock: MovableClock, server: Trouble
+) -> None:
+    await add(database, Craft())
+    fleet = FleetState(other, clock, PollSettings())
+    await fleet.load()
+    fleet.start()
+    with server.away():
+        fleet.sightings.seen.add(1)
+        await fleet.stop()
+    assert fleet.sightings.seen == {1}
+
+
 async def test_devices_that_come_while_the_database_is_away_are_refused_at_once(
     database: Database, other: Database, clock: MovableClock, server: Trouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
