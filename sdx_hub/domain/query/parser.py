@@ -11,6 +11,7 @@
     field   = "id" | "serial" | "hardware" | "state" | "tag" | "runs" | "assigned" | "action" | "attribute." NAME
     equal   = "=" | "!="
     order   = "<" | "<=" | ">" | ">="
+    texts   = "(" TEXT { "," TEXT } ")"                      versions likewise
 
 A text is a word, or anything in double quotes, where a backslash makes the next character a plain one.
 """

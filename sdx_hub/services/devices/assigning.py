@@ -32,7 +32,6 @@ from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.devices.desired_state import CURRENT_ACTION, mark, open_actions
 from sdx_hub.services.devices.device_rows import find_device
 from sdx_hub.services.devices.fleet_state import FleetState
-from sdx_hub.services.devices.previewing import QUERY_DEADLINE_S
 from sdx_hub.services.devices.selecting import Condition, select_devices
 
 MAX_DEVICES_PER_REQUEST: Final = 10_000
@@ -40,6 +39,8 @@ CHUNK: Final = 10_000
 """Devices in one transaction: about a second of the writer's turn."""
 SAMPLE: Final = 100
 """Devices of each outcome that are named where the order did not name them."""
+_DEADLINE_S: Final = 30.0
+"""For finding whom an order means: longer than a preview may take, because nobody gives it twice."""
 _NAMES: Final = 500
 _ROWS: Final = 10_000
 _RETRY_AFTER: Final = ("failed", "rolled_back", "refused", "cancelled")
@@ -189,7 +190,7 @@ class AssigningService:
 
     async def _selected(self, session: AsyncSession, tag: str | None, query: str | None) -> "array[int]":
         """Numbers of devices by tag or query: eight bytes for each."""
-        async with deadline(session, QUERY_DEADLINE_S):
+        async with deadline(session, _DEADLINE_S):
             if query is not None:
                 condition = (await select_devices(session, query, self._clock.now())).condition
             else:
