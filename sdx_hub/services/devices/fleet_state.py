@@ -14,8 +14,6 @@ from typing import Final
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import update
-from sqlmodel import col
 
 from firmware_schemas.device_api import DEVICE_TOKEN_PREFIX
 from firmware_schemas.ids import DeviceId
@@ -25,8 +23,7 @@ from sdx_hub.domain.spreading import spread_s
 from sdx_hub.loops import Loops
 from sdx_hub.persistence import device_feed
 from sdx_hub.persistence.database import Database
-from sdx_hub.persistence.tables.devices import Device
-from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER
+from sdx_hub.services.devices.first_uses import write_first_uses
 from sdx_hub.services.devices.fleet_memory import FleetMemory
 from sdx_hub.services.devices.sightings import Sightings
 
@@ -202,9 +199,17 @@ class FleetState:
         return self.memory.device_id(slot)
 
     async def flush(self) -> None:
-        """Write who was seen, and which tokens were rotated."""
+        """Write who was seen, and which announced tokens were used."""
         await self.sightings.flush()
-        await self._write_rotations()
+        rotated = dict(self.memory.rotated)
+        if not rotated:
+            return
+        await write_first_uses(self._database, self._clock, rotated)
+        # A look that began before the commit would bring the old token back: they go once a later one has ended.
+        await self.catch_up()
+        for slot, digest in rotated.items():
+            if self.memory.rotated.get(slot) == digest:
+                del self.memory.rotated[slot]
 
     def figures(self) -> FleetFigures:
         """What an operator watches."""
@@ -259,28 +264,3 @@ class FleetState:
     async def _flush(self) -> None:
         if not self._failed:  # The database is away: what was seen waits.
             await self.flush()
-
-    async def _write_rotations(self) -> None:
-        rotated = dict(self.memory.rotated)
-        if not rotated:
-            return
-        async with self._database.unit_of_work() as uow:
-            for slot, digest in rotated.items():
-                token_sha256 = digest.hex()
-                await uow.session.execute(
-                    update(Device)
-                    .where(col(Device.number) == slot, col(Device.next_token_sha256) == token_sha256)
-                    .values(
-                        token_sha256=token_sha256,
-                        next_token_sha256=None,
-                        rotated_at=self._clock.now(),
-                        rotation_wanted=False,
-                        change_seq=await uow.next_number(DEVICE_CHANGE_COUNTER),
-                    )
-                )
-            await uow.commit()
-        # A look that began before the commit would bring the old token back: they go once a later one has ended.
-        await self.catch_up()
-        for slot, digest in rotated.items():
-            if self.memory.rotated.get(slot) == digest:
-                del self.memory.rotated[slot]
