@@ -60,6 +60,10 @@ format: $(STAMP) ## Rewrite the code in the project's style
 faults: $(STAMP) ## The whole power-cut sweep: a cut at every durable step of an update (long)
 	@$(BIN)/python -m pytest -n $(WORKERS) -m full tests/faults/test_power_cut.py tests/faults/test_power_cut_enrol.py $(ARGS)
 
+.PHONY: conformity
+conformity: $(STAMP) ## schemathesis at length over every operation of the API, on both databases (long)
+	@$(BIN)/python -m pytest -m full tests/integration/test_api_conformity.py $(ARGS)
+
 .PHONY: limits
 limits: $(STAMP) ## A payload of 1 GiB from build to craft, with hub and agent below 200 MB (long)
 	@$(BIN)/python -m pytest -m full -s tests/faults/test_large_payload.py $(ARGS)

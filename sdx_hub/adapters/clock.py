@@ -42,7 +42,8 @@ class CorrectedClock:
 
         Args:
             theirs: What it was somewhere between the next two.
-            asked, answered: By the system's own clock.
+            asked: When the question went out, by the system's own clock.
+            answered: When the answer came, by the same.
 
         Returns:
             Whether what `now` says changed by more than a reading's own uncertainty.
