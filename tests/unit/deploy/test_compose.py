@@ -118,6 +118,14 @@ def _another_database(document: Document) -> None:
     document["services"]["postgres"]["image"] = "docker.io/library/postgres:16.1"
 
 
+def _a_store_that_tells(document: Document) -> None:
+    document["services"]["store"]["command"].remove("-master.telemetry=false")
+
+
+def _a_database_without_passwords(document: Document) -> None:
+    document["services"]["postgres"]["environment"]["POSTGRES_INITDB_ARGS"] = "--auth=trust --encoding=UTF8 --locale=C"
+
+
 def _no_health(document: Document) -> None:
     del document["services"]["store"]["healthcheck"]
 
