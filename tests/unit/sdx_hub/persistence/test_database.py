@@ -173,7 +173,6 @@ async def test_another_replica_waits_for_the_writer(database: Database, database
         assert await writes() == "database_unavailable"
         await uow.commit()
     assert await writes() == "after alice"
-    await driver_has_ended()
 
 
 async def test_readers_cannot_write(database: Database) -> None:

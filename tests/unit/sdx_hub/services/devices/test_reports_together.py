@@ -15,7 +15,6 @@ from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.assignments import Action
 from sdx_hub.persistence.tables.audit import AuditEntry
 from sdx_hub.persistence.tables.devices import Device, DeviceEvent, DeviceReport
-from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, DEVICE_NUMBER_COUNTER
 from sdx_hub.services.devices import report_effects
 from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
 from sdx_hub.services.devices.reports import ReportService
@@ -44,13 +43,13 @@ class Fleet:
                 uow.session.add(
                     Device(
                         id=craft.id,
-                        number=await uow.next_number(DEVICE_NUMBER_COUNTER),
+                        number=len(self.crafts),
                         serial=craft.serial,
                         device_key=craft.device_key,
                         hardware=craft.hardware,
                         state="accepted",
                         token_sha256=craft.token_sha256,
-                        change_seq=await uow.next_number(DEVICE_CHANGE_COUNTER),
+                        change_seq=len(self.crafts),
                         created_at=START,
                     )
                 )
