@@ -33,12 +33,13 @@ class TokenTable:
     a million of them, so say early how many there will be (`reserve`); after that it happens when the fleet doubles.
     """
 
-    __slots__ = ("_count", "_keys", "_mask", "_places")
+    __slots__ = ("_count", "_keys", "_mask", "_most", "_places")
 
     def __init__(self) -> None:
         self._keys = bytearray()
         self._places = array("I", bytes(4 * _FEWEST_PLACES))
         self._mask = _FEWEST_PLACES - 1
+        self._most = _FEWEST_PLACES * 2 // 3
         self._count = 0
 
     def __len__(self) -> int:
@@ -71,16 +72,17 @@ class TokenTable:
 
         A key that is another slot's already stays the other's: this slot is not found then.
         """
-        start = slot * KEY_BYTES
-        old = self._keys[start : start + KEY_BYTES]
+        keys, start = self._keys, slot * KEY_BYTES
+        end = start + KEY_BYTES
+        old = keys[start:end]
         if old == key:
             return
         if old != NO_KEY:
             self._remove(slot, bytes(old))
-        self._keys[start : start + KEY_BYTES] = key
+        keys[start:end] = key
         if key == NO_KEY:
             return
-        if (self._count + 1) * 3 > len(self._places) * 2:
+        if self._count == self._most:
             self._grow(self._count + 1)
         places, mask = self._places, self._mask
         place = hash(key) & mask
@@ -114,7 +116,7 @@ class TokenTable:
         if wanted <= len(self._places):
             return
         before = self._places
-        self._places, self._mask = array("I", bytes(4 * wanted)), wanted - 1
+        self._places, self._mask, self._most = array("I", bytes(4 * wanted)), wanted - 1, wanted * 2 // 3
         places, mask, all_keys = self._places, self._mask, self._keys
         for slot in before:
             if slot:
