@@ -100,8 +100,8 @@ class Cluster:
         self.hubs = {
             name: Replica(place, self.settings, self.folder / f"{name}.log") for name, place in self.places.hubs.items()
         }
+        self._at_end.callback(self._stop_hubs)
         for hub in self.hubs.values():
-            self._at_end.callback(hub.stop)
             hub.launch()
         for hub in self.hubs.values():
             hub.wait_until_ready()
@@ -118,6 +118,12 @@ class Cluster:
     def close(self) -> None:
         """Stop everything, the proxy first."""
         self._at_end.close()
+
+    def _stop_hubs(self) -> None:
+        for hub in self.hubs.values():
+            hub.ask_to_end()
+        for hub in self.hubs.values():
+            hub.wait()
 
     def _write_secrets(self) -> None:
         folder = self.folder / "secrets"

@@ -92,7 +92,7 @@ class Replica:
     def kill(self) -> None:
         """SIGKILL to all of its processes, without a warning."""
         self._signal(signal.SIGKILL)
-        self._wait()
+        self.wait()
 
     def pause(self) -> None:
         """Freeze all of its processes, as a hypervisor does that moves a machine."""
@@ -102,24 +102,28 @@ class Replica:
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """SIGTERM, as a service manager does; one that is frozen wakes up for it."""
-        if self._process is None:
-            return
-        with suppress(ProcessLookupError):
-            self.resume()
-            os.kill(self.pid, signal.SIGTERM)
-        self._wait()
+        """SIGTERM, as a service manager does, and wait until it has ended."""
+        self.ask_to_end()
+        self.wait()
 
-    def _signal(self, number: signal.Signals) -> None:
-        os.killpg(self.pid, number)
+    def ask_to_end(self) -> None:
+        """SIGTERM alone; one that is frozen wakes up for it."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self.resume()
+                os.kill(self.pid, signal.SIGTERM)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until it has ended; one that does not is killed."""
         if self._process is not None:
             try:
                 self._process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill_all(self._process)
             self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        os.killpg(self.pid, number)
 
     def _last_words(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
