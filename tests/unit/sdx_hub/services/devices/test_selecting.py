@@ -48,6 +48,8 @@ async def test_both_answer_alike(database: Database, fleet: list[DeviceFacts], a
         "?",
         "$1",
         "%(name)s",
+        "[a-z]",
+        "[",
         "\\",
     ],
 )
