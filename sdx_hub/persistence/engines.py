@@ -35,8 +35,9 @@ class Waits(Struct, frozen=True):
         turn_s: Until it is a writer's turn.
         idle_s: Between two statements of a writer: one that hangs there would hold up every replica.
         reading_idle_s: Between two statements of a reader, which holds up nobody: a backup writes to a slow disk.
-        statement_s: One statement.
-        answer_s: Until the server has answered at all; a server whose machine is gone never says so.
+        statement_s: One statement of a reader.
+        change_s: One statement of a writer: taking a release away from a million devices is one, and must not fail.
+        answer_s: What a server may take beyond that to say so; one whose machine is gone never does.
         connect_s: Until there is a connection.
     """
 
@@ -44,7 +45,8 @@ class Waits(Struct, frozen=True):
     idle_s: float = 10.0
     reading_idle_s: float = 600.0
     statement_s: float = 30.0
-    answer_s: float = 45.0
+    change_s: float = 300.0
+    answer_s: float = 15.0
     connect_s: float = 5.0
 
 
@@ -78,6 +80,7 @@ def sqlite_engine(url: str, waits: Waits, *, writes: bool) -> AsyncEngine:
 def postgresql_engine(url: str, waits: Waits, *, writes: bool) -> AsyncEngine:
     """Connections to a PostgreSQL server, replaced where the server has closed them."""
     idle_s = waits.idle_s if writes else waits.reading_idle_s
+    statement_s = waits.change_s if writes else waits.statement_s
     engine = create_async_engine(
         url,
         pool_size=WRITERS if writes else READERS,
@@ -87,12 +90,12 @@ def postgresql_engine(url: str, waits: Waits, *, writes: bool) -> AsyncEngine:
         execution_options={} if writes else {"postgresql_readonly": True},
         connect_args={
             "timeout": waits.connect_s,
-            "command_timeout": waits.answer_s,
+            "command_timeout": statement_s + waits.answer_s,
             "server_settings": _SERVER_SETTINGS
             | {
                 "application_name": f"sdx-hub {'writer' if writes else 'reader'}",
                 "lock_timeout": _ms(waits.turn_s),
-                "statement_timeout": _ms(waits.statement_s),
+                "statement_timeout": _ms(statement_s),
                 "idle_in_transaction_session_timeout": _ms(idle_s),
             },
         },
@@ -106,7 +109,7 @@ def postgresql_engine(url: str, waits: Waits, *, writes: bool) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "handle_error")
     def on_error(context: ExceptionContext) -> Exception | None:
-        # No answer within `answer_s`, or a socket that broke: errors of Python's own, which SQLAlchemy passes on.
+        # No answer in time, or a socket that broke: errors of Python's own, which SQLAlchemy passes on.
         # Nobody knows what such a connection would say next.
         if not isinstance(context.original_exception, OSError):
             return None

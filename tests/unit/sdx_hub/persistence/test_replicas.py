@@ -14,7 +14,7 @@ from sdx_hub.persistence.tables.audit import AuditEntry, Counter
 from sdx_hub.services.audit_log import verify_chain
 from tests.support.postgres import Databases, make_tables
 
-QUICK = Waits(turn_s=3.0, idle_s=0.5, statement_s=1.0, answer_s=5.0)
+QUICK = Waits(turn_s=3.0, idle_s=0.5, change_s=1.0)
 
 
 @pytest.fixture

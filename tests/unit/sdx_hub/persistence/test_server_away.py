@@ -107,7 +107,8 @@ async def test_one_that_answers_nothing_any_more_is_given_up(
     databases: Databases, act: Callable[[Database], Awaitable[object]]
 ) -> None:
     """As a machine that has lost its power or its cable: its connections are open, and nothing comes."""
-    database = await Database.open(databases.emptied(), waits=Waits(answer_s=0.3, connect_s=0.3, turn_s=5.0))
+    waits = Waits(statement_s=0.3, change_s=0.3, answer_s=0.1, connect_s=0.3)
+    database = await Database.open(databases.emptied(), waits=waits)
     await warm(database)
     postmaster = psutil.Process(databases.server.pid)
     stopped = [postmaster, *postmaster.children(recursive=True)]
