@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from sdx_hub.cli.console import facts, size, table
-from sdx_hub.cli.failures import NothingToDo
+from sdx_hub.cli.failures import FAILED, OK, NothingToDo
 from sdx_hub.cli.session import Session, command
 from sdx_hub.domain.access import Principal, Role
 from sdx_hub.settings import Settings, load_settings
@@ -111,7 +111,7 @@ def doctor(session: Session, data_dir: Path) -> int:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @_data
 @command()
-def backup(session: Session, file: Path, data_dir: Path) -> None:
+def backup(session: Session, file: Path, data_dir: Path) -> int:
     """Copy the whole hub into FILE, while it runs, whatever it stores its data in.
 
     FILE holds the hub's own keys: keep it as safe as the hub. Uploads that are under way are not part of it.
@@ -121,12 +121,13 @@ def backup(session: Session, file: Path, data_dir: Path) -> None:
     settings = settings_of(data_dir)
     with session.console.progress("backup", None) as progress:
         done = asyncio.run(hub_work.backup(settings, file.absolute(), session.now(), progress))
-    for sha256 in done.left_out:
-        session.console.warn(f"The payload {sha256[:12]}... has rotted and was left out. Look: sdx hub doctor.")
+    for entry in done.left_out:
+        session.console.warn(f"{entry} is not where the settings say, or has rotted: this backup is not whole.")
     session.console.result(
         _plain(done),
         f"{done.file}: {done.rows} rows, {done.payloads} payloads, {size(done.bytes)}. It can sign as this hub.",
     )
+    return FAILED if done.left_out else OK
 
 
 @hub.command()

@@ -178,6 +178,14 @@ def test_doctor_finds_what_is_broken(data: Path, name: str) -> None:
     assert seen["ok"] is False
 
 
+def test_a_backup_that_is_not_whole_is_no_success(data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(data / "blobs")
+    code, done = sdx_hub("backup", tmp_path / "file", "--data", data)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    assert code == 1
+    assert f"blobs/{key_of(sha256, 'identity')}" in done["left_out"]
+
+
 def test_doctor_warns_before_metadata_expires(data: Path) -> None:
     sql(data, "UPDATE metadata_file SET created_at = '2020-01-01 00:00:00' WHERE role = 'team-nav'")
     code, seen = sdx_hub("doctor", "--data", data)

@@ -72,7 +72,7 @@ class Summary(Struct, frozen=True):
     Attributes:
         time: When the rows were read.
         bytes: Of the file.
-        left_out: Digests of payloads that were rotten already.
+        left_out: Entries that are missing: the rows name them, or they are rotten payloads. Then it is not whole.
         settings: Where a restore has put the settings; empty where the backup has none.
     """
 

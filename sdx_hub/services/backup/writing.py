@@ -13,12 +13,15 @@ import msgspec
 import zstandard
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import SQLModel
+from sqlmodel import SQLModel, col
 
+from firmware_schemas.release import decode_manifest
 from sdx_hub import migrations
-from sdx_hub.adapters.blobs import key_of, sync_file, sync_folder
+from sdx_hub.adapters.blobs import ENCODINGS, key_of, sync_file, sync_folder
 from sdx_hub.domain.errors import ConflictError
 from sdx_hub.persistence import tables as _every_table  # noqa: F401 - fills SQLModel.metadata
+from sdx_hub.persistence.tables.releases import Release
+from sdx_hub.persistence.tables.trust import OnlineKey
 from sdx_hub.services.backup.form import (
     BLOCK_BYTES,
     FORM,
@@ -41,6 +44,7 @@ from sdx_hub.services.backup.form import (
     padding,
     rows_name,
 )
+from sdx_hub.trust.online import file_of
 
 _ROWS, _LARGE_ROWS = 500, 50
 """Rows that are read at once; those with bytes in them, signed metadata for instance, may be large."""
@@ -62,12 +66,13 @@ async def write_backup(place: Place, target: Path, now: datetime, progress: Prog
     """
     with _appearing(target) as stream:
         archive = _Archive(stream, progress)
-        header, rows = await _write_rows(place, archive, now)
+        header, rows, named = await _write_rows(place, archive, now)
         _write_files(place, archive)
-        payloads, left_out = await _write_payloads(place, archive)
+        payloads, rotten = await _write_payloads(place, archive)
         archive.finish(rows)
         size = stream.tell()
-    return Summary(str(target), now, header.schema, sum(rows.values()), payloads, size, tuple(left_out))
+    left_out = tuple(sorted(rotten | (named - archive.names)))
+    return Summary(str(target), now, header.schema, sum(rows.values()), payloads, size, left_out)
 
 
 @contextmanager
@@ -93,6 +98,10 @@ class _Archive:
         self._stream = stream
         self._progress = progress
         self._entries: dict[str, Entry] = {}
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._entries)
 
     def add(self, name: str, raw: bytes) -> None:
         self._begin(name, len(raw))
@@ -133,14 +142,29 @@ class _Archive:
         self._progress(len(raw))
 
 
-async def _write_rows(place: Place, archive: _Archive, now: datetime) -> tuple[Header, dict[str, int]]:
+async def _write_rows(place: Place, archive: _Archive, now: datetime) -> tuple[Header, dict[str, int], set[str]]:
+    """Write the header and every table; return how many rows each has, and which other entries they name."""
     await migrations.require_current(place.database)
     async with place.database.reading() as snapshot:
         schema = await snapshot.scalar(text("SELECT version_num FROM alembic_version"))
         forms = tuple(form_of(table) for table in SQLModel.metadata.sorted_tables)
         header = Header(FORM, str(schema), now, forms)
         archive.add(HEADER, msgspec.json.encode(header))
-        return header, {form.name: await _write_table(snapshot, form, archive) for form in forms}
+        rows = {form.name: await _write_table(snapshot, form, archive) for form in forms}
+        return header, rows, await _named(snapshot)
+
+
+async def _named(snapshot: AsyncSession) -> set[str]:
+    """The hub's own keys that are files, and the payloads of published releases, as entries."""
+    uris = await snapshot.scalars(select(col(OnlineKey.uri)))
+    names = {f"{KEYS}{name}" for name in map(file_of, uris) if name is not None}
+    published = select(col(Release.manifest)).where(col(Release.state) == "published")
+    async for raw in await snapshot.stream_scalars(published.execution_options(yield_per=_LARGE_ROWS)):
+        manifest = decode_manifest(bytes(raw))
+        digests = {hashlib.sha256(raw).hexdigest()}
+        digests |= {part.sha256 for part in manifest.components} | {document.sha256 for document in manifest.documents}
+        names |= {f"{PAYLOADS}{key_of(sha256, encoding)}" for sha256 in digests for encoding in ENCODINGS}
+    return names
 
 
 async def _write_table(snapshot: AsyncSession, form: TableForm, archive: _Archive) -> int:
@@ -182,14 +206,14 @@ def _keys(folder: Path) -> Iterator[Path]:
         yield from (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
 
 
-async def _write_payloads(place: Place, archive: _Archive) -> tuple[int, list[str]]:
-    """Write every payload; return how many, and the digests of those that are not what they are called."""
-    count, left_out = 0, []
+async def _write_payloads(place: Place, archive: _Archive) -> tuple[int, set[str]]:
+    """Write every payload; return how many, and the entries that are missing because they are not what they say."""
+    count, rotten = 0, set()
     async for sha256, encoding, size in place.storage.blobs.stored():
         wanted = sha256 if encoding == "identity" else None
-        content = place.storage.blobs.read(sha256, encoding, 0, size)
-        if await archive.add_stream(f"{PAYLOADS}{key_of(sha256, encoding)}", size, content, wanted=wanted):
+        content, name = place.storage.blobs.read(sha256, encoding, 0, size), f"{PAYLOADS}{key_of(sha256, encoding)}"
+        if await archive.add_stream(name, size, content, wanted=wanted):
             count += encoding == "identity"
         else:
-            left_out.append(sha256)
-    return count, left_out
+            rotten.add(name)
+    return count, rotten

@@ -22,6 +22,7 @@ from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.audit import AuditEntry, Counter
 from sdx_hub.persistence.tables.devices import DeviceEvent
 from sdx_hub.persistence.tables.idempotency import IdempotentRequest
+from sdx_hub.persistence.tables.trust import OnlineKey
 from sdx_hub.services.audit_log import verify_chain
 from sdx_hub.services.backup import Place, write_backup
 from sdx_hub.services.backup.form import form_of
@@ -221,10 +222,22 @@ async def test_a_payload_that_has_rotted_is_named_and_left_out(new_place: Places
     await put(before, good, b"good")
     await put(before, bad, b"rotten")
     done = await write_backup(before, tmp_path / "file", NOON)
-    assert (done.payloads, done.left_out) == (1, (bad,))
+    assert (done.payloads, done.left_out) == (1, (f"blobs/{bad[:2]}/{bad}",))
     await restore(tmp_path / "file", after)
     assert await after.storage.blobs.stat(good, "identity") == 4
     assert await after.storage.blobs.stat(bad, "identity") is None
+
+
+async def test_a_key_that_is_not_where_the_settings_say_is_named(new_place: Places, tmp_path: Path) -> None:
+    """Whoever runs it with other settings than the hub would find out after the loss."""
+    place = await new_place("sqlite")
+    await fill(place)
+    async with place.database.unit_of_work() as uow:
+        for name in ("director-targets.key", "elsewhere.key"):
+            uow.session.add(OnlineKey(repository="d", role=name, keyid="k", uri=f"file2:{name}", key="{}"))
+        uow.session.add(OnlineKey(repository="d", role="hardware", keyid="k", uri="hsm:1", key="{}"))
+        await uow.commit()
+    assert (await write_backup(place, tmp_path / "file", NOON)).left_out == ("online/elsewhere.key",)
 
 
 async def test_a_backup_of_another_version_of_the_schema_changes_nothing(new_place: Places, tmp_path: Path) -> None:
