@@ -63,10 +63,17 @@ class FleetMemory:
         """Take over what the database says of these devices; saying it twice changes nothing."""
         versions, flags, ids, tally = self.versions, self._flags, self._ids, self._tally
         put, rotated, next_keys = self.tokens.put, self.rotated, self._next_keys
+        new: list[tuple[int, bytes]] = []
         for slot, identity, key, following, version, flag in rows:
             if slot >= len(versions):
                 self.reserve(slot)
-            if (old := versions[slot]) != version:
+            if (old := versions[slot]) == NO_DEVICE and following == NO_KEY:
+                tally[version if version < 0 else 0] += 1
+                versions[slot], flags[slot] = version, flag
+                ids[slot * _ID_BYTES : (slot + 1) * _ID_BYTES] = identity
+                new.append((slot, key))
+                continue
+            if old != version:
                 tally[old if old < 0 else 0] -= 1
                 tally[version if version < 0 else 0] += 1
                 versions[slot] = version
@@ -77,6 +84,7 @@ class FleetMemory:
             put(slot, key)
             if following != NO_KEY or slot in next_keys:
                 self._set_next(slot, following)
+        self.tokens.fill(new)
 
     def counts(self) -> dict[str, int]:
         """Devices by state."""

@@ -41,6 +41,13 @@ class AgainstADictionary(RuleBasedStateMachine):
         self.table.put(slot, NO_KEY)
         self.keys.pop(slot, None)
 
+    @rule(start=st.integers(1, SLOTS - 1), keys=st.lists(st.sampled_from(KEYS), unique=True, max_size=40))
+    def fill(self, start: int, keys: list[bytes]) -> None:
+        free = [slot for slot in range(start, SLOTS) if slot not in self.keys]
+        new = list(zip(free, (key for key in keys if key not in self.keys.values()), strict=False))
+        self.table.fill(new)
+        self.keys |= dict(new)
+
     @rule(slots=st.integers(SLOTS, 4 * SLOTS))
     def grow(self, slots: int) -> None:
         self.table.reserve(slots)
@@ -72,6 +79,14 @@ def test_a_table_grows_with_its_keys() -> None:
         table.put(slot, key)
     assert [table.find(key) for key in keys] == list(range(1, 5001))
     assert len(table._places) * 2 >= len(table) * 3, "searches end, and soon"
+
+
+def test_filling_leaves_a_key_that_is_somebodys_to_them() -> None:
+    table = TokenTable()
+    table.reserve(4)
+    table.put(1, KEYS[0])
+    table.fill([(2, KEYS[0]), (3, KEYS[1])])
+    assert (table.find(KEYS[0]), table.find(KEYS[1]), len(table)) == (1, 3, 2)
 
 
 def test_a_key_that_is_somebodys_stays_theirs() -> None:
