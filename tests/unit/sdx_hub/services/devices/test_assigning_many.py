@@ -158,7 +158,7 @@ async def test_random_fleets_obey_the_rules_one_by_one(hub: Setup) -> None:
     for number in range(12):
         state, hardware = walk.choice(["accepted"] * 4 + ["pending"]), walk.choice(["rpi4", "rpi5", "esp32"])
         identity = await hub.device(f"S{number}", state, hardware=hardware)
-        devices[identity] = {"state": state, "hardware": hardware, "held": {}, "version": 0, "last": ""}
+        devices[identity] = {"state": state, "hardware": hardware, "held": {}, "version": 0, "last": "", "ended": {}}
     for _ in range(12):
         release = walk.choice(releases)
         product = release.partition("@")[0]
@@ -180,6 +180,7 @@ async def test_random_fleets_obey_the_rules_one_by_one(hub: Setup) -> None:
         for identity, device in devices.items():
             if device["last"] == "open" and walk.random() < 0.6:
                 device["last"] = walk.choice(["success", "failed", "rolled_back"])
+                device["ended"][device["version"]] = device["last"]
                 await hub.end(f"{identity}.{device['version']}", device["last"])
     for identity, device in devices.items():
         columns = (col(Action.desired_version), col(Action.state), col(Action.releases))
@@ -197,7 +198,8 @@ async def test_random_fleets_obey_the_rules_one_by_one(hub: Setup) -> None:
         if actions:
             assert actions[-1][1] == device["last"]
             assert json.loads(actions[-1][2]) == device["held"] == events[-1]["releases"]
-            assert all(state != "open" for _, state, _ in actions[:-1])
+            for version, state, _ in actions[:-1]:
+                assert state == device["ended"].get(version, "superseded"), "the first final result stays"
 
 
 async def test_a_yank_takes_it_from_all_in_one_transaction(hub: Setup, database: Database) -> None:
