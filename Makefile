@@ -57,8 +57,8 @@ format: $(STAMP) ## Rewrite the code in the project's style
 	@$(BIN)/ruff format --quiet .
 
 .PHONY: faults
-faults: $(STAMP) ## The whole power-cut sweep: a cut at every durable step of an update (long)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m full tests/faults/test_power_cut.py tests/faults/test_power_cut_enrol.py $(ARGS)
+faults: $(STAMP) ## The whole power-cut sweep, and the longest outages of a cluster (long)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m full tests/faults/test_power_cut.py tests/faults/test_power_cut_enrol.py tests/faults/test_cluster.py $(ARGS)
 
 .PHONY: conformity
 conformity: $(STAMP) ## schemathesis at length over every operation of the API, on both databases (long)
@@ -73,11 +73,14 @@ bench: $(STAMP) ## Measure against a peer in the same run: make bench B=poll | a
 	@$(BIN)/python -m bench.$(B) $(ARGS)
 
 .PHONY: lock
-lock: ## Write requirements.lock anew from pyproject.toml (needs the package index)
+lock: ## Write the locks anew from pyproject.toml (needs the package index)
 	@$(PYTHON) -m venv .venv/lock
 	@.venv/lock/bin/python -m pip install --quiet uv
 	@.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --no-emit-package sdx-hub --no-header --output-file requirements.lock pyproject.toml
+	@.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra hub --extra otel \
+	  --no-emit-package sdx-hub --no-header --no-annotate --constraints requirements.lock \
+	  --output-file deploy/requirements-hub.lock pyproject.toml
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the demo's folder
