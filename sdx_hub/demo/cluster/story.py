@@ -117,6 +117,9 @@ class ClusterStory(Story):
         # The proxy sends requests to a replica again 5 s after it last failed, without being told.
         self._until(lambda: back.polls() > 0, f"the proxy to use {HUBS[0]} again")
         other.kill()
+        with self._client() as client:
+            # Polls have a group of their own there: for people it may have to find out yet that this one is back.
+            self._until(lambda: client.get("/api/v1/releases").status_code != 503, f"{HUBS[0]} to answer people")
         known = {release["id"] for release in self.alice.sdx("release", "list")}
         wanted = {f"{self.product}@{version}" for version in (FIRST, SECOND, THIRD)}
         if known != wanted:

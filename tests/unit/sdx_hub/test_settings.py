@@ -144,9 +144,3 @@ def test_tls_of_its_own_needs_both_files_and_allows_an_open_address(tmp_path: Pa
     assert "both" in refused(tmp_path, "settings_invalid", {"SDX_TLS_CERT": "/c.pem"})
     settings = load_settings(tmp_path, {"SDX_TLS_CERT": "/c.pem", "SDX_TLS_KEY": "/k.pem"}, host="192.0.2.1")
     assert settings.url == "https://192.0.2.1:8400"
-
-
-def test_what_a_worker_knows_must_not_be_too_old_between_two_looks(tmp_path: Path) -> None:
-    rarely = {"SDX_STALE_S": "1", "SDX_FLEET_REFRESH_MS": "501"}
-    assert "fleet_refresh_ms" in refused(tmp_path, "settings_invalid", rarely)
-    assert load_settings(tmp_path, rarely | {"SDX_FLEET_REFRESH_MS": "500"}).stale_s == 1
