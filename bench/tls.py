@@ -61,7 +61,7 @@ class Client:
 
     def __init__(self, port: int, certificate: Certificate, requests: Sequence[bytes]) -> None:
         self._port, self._requests = port, itertools.cycle(requests)
-        self._context = ssl.create_default_context(cafile=str(certificate.cert))
+        self._context = ssl.create_default_context(cafile=str(certificate.ca))
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._session: ssl.SSLSession | None = None
         self.bytes = 0

@@ -47,7 +47,7 @@ def secure(fleet: Fleet, certificate: Certificate) -> Iterator[str]:
 
 def test_a_poll_over_tls(fleet: Fleet, secure: str, certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     assert secure.startswith("https://127.0.0.1:")
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.cert))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.ca))
     token = fleet.device_token
     hub = Hub(secure, lambda: token, SystemClock(), silence_s=10)
     answer = hub.exchange("GET", "/device/v1/poll", longest_bytes=4096, deadline_s=20)
@@ -57,7 +57,7 @@ def test_a_poll_over_tls(fleet: Fleet, secure: str, certificate: Certificate, mo
 
 
 def test_the_hub_gives_sessions_that_resume(secure: str, certificate: Certificate) -> None:
-    context = ssl.create_default_context(cafile=str(certificate.cert))
+    context = ssl.create_default_context(cafile=str(certificate.ca))
     host, _, port = secure.removeprefix("https://").rpartition(":")
     session, reused = None, []
     for _ in range(2):
@@ -81,7 +81,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(secure: str) -> None:
 def test_a_certificate_that_cannot_be_used_stops_the_start(
     fleet: Fleet, certificate: Certificate, tmp_path: Path, broken: str
 ) -> None:
-    cert, key = certificate
+    cert, key, _ = certificate
     if broken == "missing":
         key = tmp_path / "gone.key"
     elif broken == "garbage":

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -17,16 +17,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 CA_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.crt", "tls.crt", "tls.key"
 _LIFE = timedelta(days=30)
 _SKEW = timedelta(days=1)
+_PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
-def make_certificates(folder: Path) -> None:
+def make_certificates(folder: Path, key: _PrivateKey | None = None) -> None:
     """Write ca.crt, tls.crt and tls.key for 127.0.0.1 and localhost.
 
     Args:
         folder: Made where it is missing; for its owner alone, as it holds the proxy's key.
+        key: The proxy's; a new one of P-256 where None.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), key or ec.generate_private_key(ec.SECP256R1())
     name = _name("sdx demo authority")
     # What Python's own checks (VERIFY_X509_STRICT since 3.13) and RFC 5280 want of an authority.
     authority = (
@@ -60,7 +62,9 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _begun(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 from device_agent.core.errors import TransportError
 from device_agent.ports.clock import SystemClock
 from device_agent.ports.hub import Hub, TooLarge, TooSlow, failure
+from tests.support.tls import Certificate, make_certificate
 
 Peer = Callable[[socket.socket], None]
 
@@ -236,71 +236,47 @@ def test_the_token_of_the_moment_is_sent_and_a_path_is_kept() -> None:
 
 
 @pytest.fixture(scope="module")
-def server_tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's context; `ca` of it is the file that its clients must trust."""
-    folder = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    command += ["-keyout", str(folder / "key"), "-out", str(folder / "crt")]
-    subprocess.run(command, check=True, capture_output=True)
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+def server_tls(certificate: Certificate) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "crt", folder / "key")
-    context.ca = folder / "crt"  # type: ignore[attr-defined]
+    context.load_cert_chain(certificate.cert, certificate.key)
     return context
 
 
-def test_a_certificate_of_nobody_is_not_accepted(server_tls: ssl.SSLContext) -> None:
+def test_a_certificate_of_nobody_is_not_accepted(certificate: Certificate) -> None:
     def answer(connection: socket.socket) -> None:
-        with server_tls.wrap_socket(connection, server_side=True) as secure:
+        with server_tls(certificate).wrap_socket(connection, server_side=True) as secure:
             read_request(secure)
 
     with peer(answer) as url, pytest.raises(TransportError, match="certificate"):
         get(url.replace("http:", "https:"))
 
 
+@pytest.mark.parametrize(("forgets", "expected"), [(False, [False, True, True]), (True, [False, False, False])])
 def test_the_next_connection_resumes_the_session_of_the_last(
-    server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch, forgets: bool, expected: list[bool]
 ) -> None:
-    """A full handshake is the dearest thing that a polling fleet asks of its hub."""
-    resumed: list[bool | None] = []
-
-    def one_answer(connection: socket.socket) -> None:
-        with server_tls.wrap_socket(connection, server_side=True) as secure:
-            resumed.append(secure.session_reused)
-            read_request(secure)
-            secure.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na")
-
-    monkeypatch.setenv("SSL_CERT_FILE", str(server_tls.ca))  # type: ignore[attr-defined]
-    with peer(one_answer) as url:
-        hub = link(url.replace("http:", "https:"))
-        for _ in range(3):
-            assert hub.exchange("GET", "/x", longest_bytes=10, deadline_s=5).body == b"a"
-        hub.close()
-    assert resumed == [False, True, True]
-
-
-def test_a_hub_that_forgot_the_session_is_greeted_anew(
-    server_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resumed: list[bool | None] = []
+    """A hub that does not know the session any more is greeted anew, and nobody notices."""
+    kept, resumed = server_tls(certificate), []
 
     def one_answer(connection: socket.socket) -> None:
         # A context of its own has its own ticket key: as after a restart of the proxy.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        folder = server_tls.ca.parent  # type: ignore[attr-defined]
-        context.load_cert_chain(folder / "crt", folder / "key")
+        context = server_tls(certificate) if forgets else kept
         with context.wrap_socket(connection, server_side=True) as secure:
             resumed.append(secure.session_reused)
             read_request(secure)
             secure.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na")
 
-    monkeypatch.setenv("SSL_CERT_FILE", str(server_tls.ca))  # type: ignore[attr-defined]
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.ca))
     with peer(one_answer) as url:
         hub = link(url.replace("http:", "https:"))
-        for _ in range(2):
+        for _ in expected:
             assert hub.exchange("GET", "/x", longest_bytes=10, deadline_s=5).body == b"a"
         hub.close()
-    assert resumed == [False, False]
+    assert resumed == expected
 
 
 def test_an_error_of_the_hub_keeps_its_code_and_its_wish() -> None:
