@@ -8,17 +8,14 @@ from litestar.params import FromPath, RequestBody
 from msgspec import Meta, Struct
 
 from sdx_hub.api import preconditions
-from sdx_hub.api.auth import may
-from sdx_hub.api.devices import IfMatch
+from sdx_hub.api.devices import OPERATE, IfMatch
 from sdx_hub.api.hub import Hub
 from sdx_hub.api.pages import LINK, Cursor, Items, Limit, page
 from sdx_hub.api.problems import refuses
-from sdx_hub.domain.access import Permission, Principal
+from sdx_hub.domain.access import Principal
 from sdx_hub.domain.errors import NotFound
 from sdx_hub.domain.query.tokens import MAX_QUERY_CHARS
 from sdx_hub.services.devices.saved_filters import FilterView
-
-OPERATE = [may(Permission.OPERATE_DEVICES)]
 
 
 class FilterText(Struct, forbid_unknown_fields=True):
