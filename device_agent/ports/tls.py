@@ -1,9 +1,9 @@
 """TLS that resumes: the next connection of a craft carries no certificate and checks none.
 
 A thin link drops kept connections all the time. The session ticket of the last one (RFC 8446, 2.2) is offered on the
-next: a sixth to a third fewer bytes, and with an RSA certificate up to half of the hub's work (docs/performance.md). A hub
-that no longer knows it makes a full handshake, and nobody notices. The certificate was checked when the session began,
-and the context, which a session belongs to, stays the same for the life of the process.
+next: a sixth to a third fewer bytes, and with an RSA certificate up to half of the hub's work (docs/performance.md). A
+hub that no longer knows it makes a full handshake, and nobody notices. The certificate was checked when the session
+began, and the context, which a session belongs to, stays the same for the life of the process.
 """
 
 import http.client
