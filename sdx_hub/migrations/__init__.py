@@ -16,7 +16,7 @@ from sdx_hub.persistence.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest step; a test holds it equal to what the step files say."""
 
 State = Literal["new", "older", "current", "newer"]

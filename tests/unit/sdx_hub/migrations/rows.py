@@ -196,6 +196,122 @@ ROWS: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]] = {
             {"release_id": "nav@3.0.0", "role": "team-nav", "base_version": 2, "raw": b"{}", "updated_at": _TIME}
         ],
     },
+    "0002": {
+        "device_pin": [{"number": 1, "reason": _TEXT, "pinned_by": "olga", "pinned_at": _TIME}],
+        "device_usage": [{"number": 1, "flights": 3, "running_s": 2**40, "reported_at": _TIME}],
+        "hub_event": [{"time": _TIME, "type": "rollout.halted", "subject": "ro-1", "data": '{"a":1}'}],
+        "webhook": [
+            {
+                "id": "wh-1",
+                "url": "https://a.example/x",
+                "types": "[]",
+                "secret": "c2VjcmV0",
+                "sent_through": 0,
+                "created_by": "adam",
+                "created_at": _TIME,
+                "disabled_at": None,
+            }
+        ],
+        "webhook_delivery": [
+            {
+                "webhook_id": "wh-1",
+                "event_id": 1,
+                "state": "due",
+                "attempts": 2,
+                "next_at": _TIME,
+                "status": 503,
+                "error": _TEXT,
+            }
+        ],
+        "rollout": [
+            {
+                "number": 1,
+                "release_id": "nav@2.0.0",
+                "product": "nav",
+                "state": "halted",
+                "code": "gate_halted",
+                "reason": _TEXT,
+                "spec": "{}",
+                "seed": 2**40,
+                "priority": 50,
+                "urgent": False,
+                "wave": 1,
+                "left_out": "{}",
+                "signatures": "{}",
+                "accepted": "{}",
+                "prepared_through": 1,
+                "outcomes_through": 1,
+                "joined_through": 2,
+                "created_by": "olga",
+                "created_at": _TIME,
+                "approved_by": "",
+                "started_at": _TIME,
+                "ended_at": None,
+            }
+        ],
+        "rollout_wave": [
+            {
+                "rollout": 1,
+                "wave": 1,
+                "label": "tag = alpha",
+                "size": 1,
+                "opened_at": _TIME,
+                "closed_at": None,
+                "last_ended_at": None,
+                "flights": 0,
+                "running_s": 0,
+            }
+        ],
+        "rollout_stratum": [{"rollout": 1, "stratum": 1, "name": _TEXT}],
+        "rollout_device": [
+            {
+                "rollout": 1,
+                "number": 1,
+                "wave": 1,
+                "position": 1,
+                "stratum": 1,
+                "site": _TEXT,
+                "is_control": False,
+                "state": "offered",
+                "code": "",
+                "offer_version": 2,
+                "back_version": None,
+                "offered": "nav@2.0.0",
+                "previous": None,
+                "check_at_s": 1_772_366_400,
+                "attempt": 1,
+                "flights": 0,
+                "running_s": 0,
+            }
+        ],
+        "rollout_tally": [{"rollout": 1, "wave": 1, "stratum": 1, "state": "offered", "devices": 1}],
+        "rollout_outcome": [
+            {
+                "rollout": 1,
+                "number": 1,
+                "wave": 1,
+                "stratum": 1,
+                "was": "queued",
+                "state": "offered",
+                "code": "",
+                "detail": _TEXT,
+                "version": 2,
+                "time": _TIME,
+            }
+        ],
+        "rollout_decision": [
+            {
+                "rollout": 1,
+                "time": _TIME,
+                "actor": "hub",
+                "rule": "open_wave",
+                "sentence": _TEXT,
+                "facts": "{}",
+                "decision": "{}",
+                "outcomes_through": 1,
+            }
+        ],
+    },
 }
 
 

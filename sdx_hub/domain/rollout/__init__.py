@@ -1,0 +1,1 @@
+"""How a rollout decides: pure. Time, chance and counts come in from outside, decisions with their reasons come out."""

@@ -1,0 +1,1 @@
+"""What happened, for those who want to be told: the outbox, the live feed and webhooks."""

@@ -1,0 +1,1 @@
+"""Rollouts: planned, prepared, decided upon, offered, taken back and explained."""
