@@ -119,7 +119,8 @@ def upgrade() -> None:
         sa.Column("started_at", TIME, nullable=True),
         sa.Column("ended_at", TIME, nullable=True),
         sa.CheckConstraint(
-            "state IN ('approval', 'preparing', 'running', 'paused', 'halted', 'reverting', 'reverted', 'finished', 'cancelled')",
+            "state IN ('approval', 'preparing', 'running', 'paused', 'halted', 'reverting', 'reverted', "
+            "'finished', 'cancelled')",
             name=op.f("ck_rollout_state"),
         ),
         sa.ForeignKeyConstraint(["release_id"], ["release.id"], name=op.f("fk_rollout_release_id_release")),
@@ -223,7 +224,9 @@ def upgrade() -> None:
         sa.Column("flights", BIG, nullable=False),
         sa.Column("running_s", BIG, nullable=False),
         sa.CheckConstraint(
-            "state IN ('queued', 'offered', 'downloading', 'verified', 'waiting', 'installing', 'trial', 'committed', 'rolled_back', 'failed', 'refused', 'silent', 'lost', 'off_duty', 'superseded', 'withdrawn', 'pinned', 'skipped', 'reverting', 'reverted', 'revert_failed')",
+            "state IN ('queued', 'offered', 'downloading', 'verified', 'waiting', 'installing', 'trial', "
+            "'committed', 'rolled_back', 'failed', 'refused', 'silent', 'lost', 'off_duty', 'superseded', "
+            "'withdrawn', 'pinned', 'skipped', 'reverting', 'reverted', 'revert_failed')",
             name=op.f("ck_rollout_device_state"),
         ),
         sa.ForeignKeyConstraint(
