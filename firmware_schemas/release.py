@@ -93,7 +93,10 @@ class ReleaseManifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     Attributes:
         schema: Always 1 here; another number is a newer contract, and is refused.
-        release_counter: Grows with each release of the product; a device refuses a smaller one than it has had.
+        release_counter: Grows with each release of the product; a device refuses one below its floor.
+        revert_counter: The smallest release counter of the product that a device may go back to after it has committed
+            this release; None: this release's own, so that there is no way back.
+        must_pass: A device that runs an older release installs this one before any newer one.
         requires: Each must match a product of the device, as it will be after the update.
         conflicts: None may match.
         fixes: Feedback or issue ids that this release answers.
@@ -113,7 +116,14 @@ class ReleaseManifest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     sbom: str = ""
     documents: tuple[Document, ...] = ()
     trial_s: Annotated[int, Meta(ge=0, le=7 * 86400)] = 0
+    revert_counter: Counter | None = None
+    must_pass: bool = False
     schema: Annotated[int, Meta(ge=1, le=1)] = 1
+
+    @property
+    def floor(self) -> int:
+        """The release counter below which a device that committed this release never goes again."""
+        return self.release_counter if self.revert_counter is None else self.revert_counter
 
     def component(self, name: str) -> Component | None:
         return next((component for component in self.components if component.name == name), None)
@@ -186,7 +196,7 @@ def decode_manifest(raw: bytes) -> ReleaseManifest:
 
 
 def check_manifest(manifest: ReleaseManifest) -> None:
-    """Check what the types cannot: unique names, and an SBOM that exists.
+    """Check what the types cannot: unique names, an SBOM that exists, and a way back that leads back.
 
     Raises:
         InvalidManifest: A rule does not hold.
@@ -199,6 +209,11 @@ def check_manifest(manifest: ReleaseManifest) -> None:
         raise InvalidManifest(f"A document is named twice in {manifest.product}@{manifest.version}.")
     if manifest.sbom and manifest.sbom not in documents:
         raise InvalidManifest(f"The SBOM {manifest.sbom!r} is not among the documents of the release.")
+    if manifest.floor > manifest.release_counter:
+        raise InvalidManifest(
+            f"{manifest.product}@{manifest.version} has the release counter {manifest.release_counter} and the revert "
+            f"counter {manifest.floor}: a way back leads to the same counter or a smaller one."
+        )
     if MANIFEST_NAME in names:
         raise InvalidManifest(f"A component cannot be named {MANIFEST_NAME!r}: that is the manifest.")
     for component in manifest.components:

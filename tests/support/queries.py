@@ -195,6 +195,8 @@ async def plant_releases(session: AsyncSession) -> None:
                 "version": release.partition("@")[2],
                 "team_role": "team-nav",
                 "release_counter": number,
+                "revert_counter": number,
+                "must_pass": False,
                 "manifest": b"{}",
                 "state": "published",
                 "created_by": "paul",

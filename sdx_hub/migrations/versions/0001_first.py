@@ -344,6 +344,8 @@ def upgrade() -> None:
         sa.Column("version", sa.String(64), nullable=False),
         sa.Column("team_role", sa.String(80), nullable=False),
         sa.Column("release_counter", BIG, nullable=False),
+        sa.Column("revert_counter", BIG, nullable=False),
+        sa.Column("must_pass", sa.Boolean(), nullable=False),
         sa.Column("manifest", sa.LargeBinary(), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_by", sa.String(64), nullable=False),

@@ -2,7 +2,17 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 from sdx_hub.persistence.types import BigInt, UtcDateTime
@@ -27,6 +37,9 @@ class Release(SQLModel, table=True):
     Attributes:
         state: `waiting` (signatures are missing), `outdated` (another release of the team came first: rebase it),
             `published`, `yanked`.
+        revert_counter: The smallest release counter that a device may go back to after this release; the release's own
+            where the manifest says nothing.
+        must_pass: A device that runs an older release installs this one before any newer one.
         manifest: Canonical JSON; it never changes.
         threshold, signed_by: Of the signatures that published it (`signed_by`: JSON list of owners); while it waits,
             its proposal says who has signed.
@@ -54,6 +67,8 @@ class Release(SQLModel, table=True):
     version: str = Field(max_length=64)
     team_role: str = Field(max_length=80)
     release_counter: int = Field(sa_column=Column(BigInt, nullable=False))
+    revert_counter: int = Field(sa_column=Column(BigInt, nullable=False))
+    must_pass: bool = Field(default=False, sa_column=Column(Boolean, nullable=False))
     manifest: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     state: str = Field(max_length=16)
     created_by: str = Field(max_length=64)

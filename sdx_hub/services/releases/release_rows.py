@@ -91,6 +91,8 @@ def new_row(principal: Principal, manifest: ReleaseManifest, raw: bytes, role: s
         version=manifest.version,
         team_role=role,
         release_counter=manifest.release_counter,
+        revert_counter=manifest.floor,
+        must_pass=manifest.must_pass,
         manifest=raw,
         state="waiting",
         created_by=principal.name,

@@ -38,7 +38,9 @@ manifests = st.builds(
     ReleaseManifest,
     product=names,
     version=st.just("1.2.3"),
-    release_counter=st.integers(0, 2**53 - 1),
+    release_counter=st.integers(10, 2**53 - 1),
+    revert_counter=st.none() | st.integers(0, 10),
+    must_pass=st.booleans(),
     components=st.lists(components, min_size=1, max_size=4, unique_by=lambda part: part.name).map(tuple),
     requires=st.lists(st.builds(Constraint, product=names, min_counter=st.integers(0, 99)), max_size=2).map(tuple),
     notes=st.text(max_size=200),
@@ -95,6 +97,8 @@ def test_a_components_own_hardware_narrows_the_releases() -> None:
         {"version": "1.0\n"},
         {"schema": 2},
         {"release_counter": -1},
+        {"revert_counter": -1},
+        {"must_pass": 1},
         {"unknown_field": 1},
         {"hardware": []},
     ],
@@ -110,6 +114,7 @@ def test_a_manifest_outside_the_contract_is_refused(change: dict[str, object]) -
     [
         {"components": (Component("a", "file", "a" * 64, 1), Component("a", "file", "b" * 64, 1))},
         {"sbom": "missing"},
+        {"release_counter": 5, "revert_counter": 6},
         {"documents": (Document("x", "a" * 64, 1), Document("x", "b" * 64, 1))},
         {"components": (Component("release.json", "file", "a" * 64, 1),)},
         {"components": (Component("doc.x", "file", "a" * 64, 1),)},
@@ -118,6 +123,18 @@ def test_a_manifest_outside_the_contract_is_refused(change: dict[str, object]) -
 def test_a_manifest_that_contradicts_itself_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(InvalidManifest):
         decode_manifest(encode_manifest(manifest(**bad)))
+
+
+def test_a_release_without_a_way_back_and_without_a_must_has_the_bytes_that_it_always_had() -> None:
+    assert encode_manifest(manifest()) == (
+        b'{"components":[{"length":10,"name":"server","sha256":"' + b"a" * 64 + b'","type":"directory"}],'
+        b'"product":"mavsdk","release_counter":1,"version":"1.0.0"}'
+    )
+
+
+@pytest.mark.parametrize(("revert", "floor"), [(None, 5), (5, 5), (2, 2), (0, 0)])
+def test_the_floor_of_a_release_is_its_revert_counter_or_its_own(revert: int | None, floor: int) -> None:
+    assert decode_manifest(encode_manifest(manifest(release_counter=5, revert_counter=revert))).floor == floor
 
 
 def test_a_manifest_above_its_size_bound_is_refused_before_it_is_parsed() -> None:

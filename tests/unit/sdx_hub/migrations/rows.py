@@ -65,6 +65,8 @@ def _release(version: int, state: str) -> dict[str, Any]:
         "version": f"{version}.0.0",
         "team_role": "team-nav",
         "release_counter": version,
+        "revert_counter": max(version - 1, 1),
+        "must_pass": version == 2,
         "manifest": b"{}",
         "state": state,
         "created_by": "paul",

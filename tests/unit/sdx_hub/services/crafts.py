@@ -79,8 +79,17 @@ class Craft:
         return ReportBatch(tuple(self.report(body) for body in bodies))
 
 
-async def add_release(database: Database, product: str, version: str, manifest: bytes, state: str = "published") -> str:
+async def add_release(
+    database: Database,
+    product: str,
+    version: str,
+    manifest: bytes,
+    state: str = "published",
+    revert_counter: int | None = None,
+    must_pass: bool = False,
+) -> str:
     """A release's row as publishing leaves it."""
+    counter = int(version.replace(".", ""))
     async with database.unit_of_work() as uow:
         if await uow.session.get(Product, product) is None:
             uow.session.add(Product(name=product, team_role="team-nav"))
@@ -91,7 +100,9 @@ async def add_release(database: Database, product: str, version: str, manifest: 
                 product=product,
                 version=version,
                 team_role="team-nav",
-                release_counter=int(version.replace(".", "")),
+                release_counter=counter,
+                revert_counter=counter if revert_counter is None else revert_counter,
+                must_pass=must_pass,
                 manifest=manifest,
                 state=state,
                 created_by="paul",

@@ -77,6 +77,7 @@ async def hub(tmp_path: Path, database: Database, clock: MovableClock) -> TrustH
                     version="1.0.0",
                     team_role="team-nav",
                     release_counter=1,
+                    revert_counter=1,
                     manifest=encode_manifest(manifest_of(product)),
                     state="published",
                     created_by="paul",

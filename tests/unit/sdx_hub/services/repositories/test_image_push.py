@@ -275,7 +275,8 @@ async def add_release(hub: TrustHub, state: str, proposal: bytes = b"") -> None:
         await uow.session.flush()
         release = {"id": "mavsdk@1.0.0", "product": "mavsdk", "version": "1.0.0", "team_role": "team-nav"}
         now = hub.clock.now()
-        row = Release(**release, release_counter=1, manifest=b"{}", state=state, created_by="paul", created_at=now)
+        counters = {"release_counter": 1, "revert_counter": 1}
+        row = Release(**release, **counters, manifest=b"{}", state=state, created_by="paul", created_at=now)
         uow.session.add(row)
         await uow.session.flush()
         if proposal:
