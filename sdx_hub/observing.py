@@ -16,6 +16,7 @@ from sdx_hub.domain.errors import HubError
 DATABASE_READ: Final = "database.read"
 DATABASE_WRITE: Final = "database.write"
 REPORT_COMMIT: Final = "report.commit"
+ROLLOUT_TICK: Final = "rollout.tick"
 SIGN_DIRECTOR: Final = "sign.director"
 SIGN_IMAGE: Final = "sign.image"
 BLOB_STAT: Final = "blob.stat"
@@ -28,6 +29,7 @@ STEPS: Final = (
     DATABASE_READ,
     DATABASE_WRITE,
     REPORT_COMMIT,
+    ROLLOUT_TICK,
     SIGN_DIRECTOR,
     SIGN_IMAGE,
     BLOB_STAT,
@@ -41,8 +43,15 @@ BLOB_STORE_ERRORS: Final = "blob_store_errors"
 DATABASE_ERRORS: Final = "database_errors"
 DIRECTOR_DOCUMENTS: Final = "director_documents_signed"
 IMAGE_TIMESTAMPS: Final = "image_timestamps_signed"
+ROLLOUT_DECISIONS: Final = "rollout_decisions_"
+"""With the name of the rule, or of a person's command: how often it decided."""
 REPORTS: Final = {status: f"reports_{status}" for status in ("accepted", "duplicate", "refused")}
 """By what became of a report."""
+
+ROLLOUT_LEADER: Final = "rollout_leader"
+"""A mark: 1 while this process looks after the rollouts, else 0."""
+ROLLOUT_TICKED_S: Final = "rollout_ticked_s"
+"""A mark: when this process looked after all of them last, in seconds since 1970."""
 
 Span = Callable[[str], AbstractContextManager[object]]
 
@@ -52,6 +61,7 @@ class Observed:
 
     Attributes:
         counts: By name.
+        marks: By name: what is so now.
         failures: By step.
         loop_failures: By the name of repeated work.
         seconds: The times of each step, since `take_seconds`.
@@ -60,6 +70,7 @@ class Observed:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.marks: dict[str, float] = {}
         self.failures: Counter[str] = Counter()
         self.loop_failures: Counter[str] = Counter()
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)
@@ -68,6 +79,10 @@ class Observed:
     def count(self, name: str, by: int = 1) -> None:
         """Count something that happened."""
         self.counts[name] += by
+
+    def mark(self, name: str, value: float) -> None:
+        """Note what is so now."""
+        self.marks[name] = value
 
     def step(self, name: str) -> "Step":
         """A context in which one of `STEPS` is done."""

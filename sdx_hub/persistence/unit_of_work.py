@@ -23,6 +23,7 @@ TRUST_COUNTER = "trust"
 
 FLEET_CHANNEL: Final = "sdx_fleet"
 TRUST_CHANNEL: Final = "sdx_trust"
+EVENTS_CHANNEL: Final = "sdx_events"
 _CHANNELS: Final = {DEVICE_CHANGE_COUNTER: FLEET_CHANNEL, TRUST_COUNTER: TRUST_CHANNEL}
 """Whoever takes a number of these counters has changed what other replicas hold in memory."""
 _log = structlog.get_logger(__name__)
@@ -48,7 +49,7 @@ class UnitOfWork:
         self._clock = clock
         self._notifies = notifies
         self._entries: list[_Entry] = []
-        self._changed: set[str] = set()
+        self._tells: set[str] = set()
         self._after: list[Callable[[], Awaitable[object]]] = []
         self._committed = False
 
@@ -72,16 +73,20 @@ class UnitOfWork:
         if callback not in self._after:
             self._after.append(callback)
 
+    def tell(self, channel: str) -> None:
+        """Tell all replicas, this one included, once the transaction is committed."""
+        self._tells.add(channel)
+
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """A part that can fail alone: an error that leaves it takes back what it wrote and noted, and nothing else."""
-        entries, callbacks, changed = len(self._entries), len(self._after), set(self._changed)
+        entries, callbacks, tells = len(self._entries), len(self._after), set(self._tells)
         try:
             async with self.session.begin_nested():
                 yield
         except BaseException:
             del self._entries[entries:], self._after[callbacks:]
-            self._changed = changed
+            self._tells = tells
             raise
 
     async def next_number(self, counter: str) -> int:
@@ -101,7 +106,7 @@ class UnitOfWork:
         if self._entries:
             await self._write_entries()
         if self._notifies:
-            for channel in sorted(_CHANNELS[counter] for counter in self._changed & _CHANNELS.keys()):
+            for channel in sorted(self._tells):
                 await self.session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
         await self.session.commit()
         self._committed = True
@@ -117,7 +122,8 @@ class UnitOfWork:
 
     async def _take_numbers(self, counter: str, count: int) -> int:
         """Take as many numbers in one go, and return the last of them."""
-        self._changed.add(counter)
+        if counter in _CHANNELS:
+            self.tell(_CHANNELS[counter])
         last = await self.session.scalar(
             update(Counter)
             .where(col(Counter.name) == counter)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from sdx_hub.persistence.tables.events import HubEvent
-from sdx_hub.persistence.unit_of_work import UnitOfWork
+from sdx_hub.persistence.unit_of_work import EVENTS_CHANNEL, UnitOfWork
 
 
 def emit(uow: UnitOfWork, time: datetime, kind: str, subject: str, **data: Any) -> None:
@@ -20,3 +20,4 @@ def emit(uow: UnitOfWork, time: datetime, kind: str, subject: str, **data: Any) 
         data: JSON-ready, for receivers outside of the hub: no secrets.
     """
     uow.session.add(HubEvent(time=time, type=kind, subject=subject, data=msgspec.json.encode(data).decode()))
+    uow.tell(EVENTS_CHANNEL)
