@@ -17,22 +17,24 @@ from sqlalchemy import and_, case, delete, exists, func, insert, literal, not_, 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from firmware_schemas.release import ANY_HARDWARE, ReleaseManifest, decode_manifest
+from firmware_schemas.release import ReleaseManifest
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
-from sdx_hub.domain.errors import BadInput, ConflictError, NotFound
+from sdx_hub.domain.errors import BadInput, NotFound
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.deadlines import deadline
 from sdx_hub.persistence.number_lists import among
-from sdx_hub.persistence.tables.assignments import Action, Assignment
+from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device, DeviceTag
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.types import UtcDateTime
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
-from sdx_hub.services.devices.desired_state import CURRENT_ACTION, mark, open_actions
+from sdx_hub.services.devices.desired_state import mark, open_actions
 from sdx_hub.services.devices.device_rows import find_device
 from sdx_hub.services.devices.fleet_state import FleetState
 from sdx_hub.services.devices.selecting import Condition, select_devices
+from sdx_hub.services.devices.suiting import fits, holds
+from sdx_hub.services.releases.release_rows import published_release
 
 MAX_DEVICES_PER_REQUEST: Final = 10_000
 CHUNK: Final = 10_000
@@ -43,7 +45,6 @@ _DEADLINE_S: Final = 30.0
 """For finding whom an order means: longer than a preview may take, because nobody gives it twice."""
 _NAMES: Final = 500
 _ROWS: Final = 10_000
-_RETRY_AFTER: Final = ("failed", "rolled_back", "refused", "cancelled")
 _ASSIGNED: Final = "assigned"
 _UNCHANGED: Final = "unchanged"
 _DETAILS: Final = {
@@ -138,7 +139,7 @@ class AssigningService:
             raise BadInput(f"At most {MAX_DEVICES_PER_REQUEST} devices in one request; or use a tag or a query.")
         done = Assigned()
         async with self._database.reading() as session:
-            await _published(session, release_id)
+            await published_release(session, release_id)
             if devices is not None:
                 numbers = await self._named(session, devices, done)
             else:
@@ -207,7 +208,7 @@ class AssigningService:
         """One transaction."""
         async with self._database.unit_of_work() as uow:
             session, now = uow.session, self._clock.now()
-            release, manifest = await _published(session, order.release)
+            release, manifest = await published_release(session, order.release)
             chosen, outcome = among(session, col(Device.number), numbers), _outcome(release, manifest)
             await _note_others(session, chosen, outcome, manifest, order=order, done=done)
             seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
@@ -227,33 +228,15 @@ class AssigningService:
         done.assigned += ids[: order.named - len(done.assigned)]
 
 
-async def _published(session: AsyncSession, release_id: str) -> tuple[Release, ReleaseManifest]:
-    release = await session.get(Release, release_id)
-    if release is None:
-        raise NotFound(f"There is no release {release_id[:129]!r}. See: sdx release list.", "release_not_found")
-    if release.state != "published":
-        raise ConflictError(
-            f"{release_id} is {release.state}, not published: no device gets it.", "release_not_published"
-        )
-    return release, decode_manifest(release.manifest)
-
-
 def _outcome(release: Release, manifest: ReleaseManifest) -> Any:
     """What becomes of a device: `assigned`, `unchanged`, or the code of a refusal.
 
     One expression, and no conditions that an index could answer: the database is to begin with the chosen devices.
     """
-    has_it = exists().where(
-        col(Assignment.device_id) == col(Device.id),
-        col(Assignment.product) == release.product,
-        col(Assignment.release_id) == release.id,
-    )
-    to_retry = exists().where(col(Action.id) == CURRENT_ACTION, col(Action.state).in_(_RETRY_AFTER))
-    fits = true() if ANY_HARDWARE in manifest.hardware else col(Device.hardware).in_(manifest.hardware)
     return case(
         (col(Device.state) != "accepted", literal("device_") + col(Device.state)),
-        (not_(fits), "wrong_hardware"),
-        (and_(has_it, not_(to_retry)), _UNCHANGED),
+        (not_(fits(manifest)), "wrong_hardware"),
+        (holds(release), _UNCHANGED),
         else_=_ASSIGNED,
     )
 

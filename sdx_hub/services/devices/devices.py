@@ -229,6 +229,7 @@ class DeviceService:
                 changed = sorted(
                     key for key in before.keys() | attributes.keys() if before.get(key) != attributes.get(key)
                 )
+                add_event(uow, device.id, self._clock.now(), "attributes", changed=changed, by=principal.name)
                 await uow.audit(principal.name, "device.set_attributes", device.id, changed=changed)
                 await uow.commit()
             return (await views(uow.session, [device]))[0]

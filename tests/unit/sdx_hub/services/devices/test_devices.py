@@ -191,6 +191,11 @@ async def test_attributes_are_replaced_whole(hub: Setup) -> None:
     assert (await hub.service.show(VIEWER, "S1")).attributes == {"site": "Zürich"}
     await hub.service.set_attributes(OPERATOR, "S1", {"site": "Zürich"})
     assert len(await hub.fleet.rows(AuditEntry, col(AuditEntry.seq))) == 2
+    page = await hub.service.timeline(VIEWER, "S1", cursor=None, limit=10)
+    assert [(event.kind, event.detail) for event in page.items] == [
+        ("attributes", {"changed": ["rotor/kv", "site"], "by": "olga"}),
+        ("attributes", {"changed": ["rotor/kv", "site"], "by": "olga"}),
+    ]
 
 
 async def test_attributes_that_somebody_else_changed_are_not_overwritten(hub: Setup) -> None:
