@@ -13,8 +13,14 @@ TIME = sa.DateTime(timezone=True)
 DUE = sa.text("state = 'due'")
 QUEUED = sa.text("state = 'queued'")
 IN_FLIGHT = sa.text("state IN ('offered', 'downloading', 'verified', 'waiting', 'installing', 'trial')")
+BAD = sa.text("state IN ('rolled_back', 'failed', 'refused', 'silent', 'lost')")
+CONTROL = sa.text("is_control")
 TOUCHED = sa.text("offer_version IS NOT NULL")
 WATCHED = sa.text("check_at_s IS NOT NULL")
+OPEN = sa.text(
+    "state IN ('offered', 'downloading', 'verified', 'waiting', 'installing', 'trial', 'off_duty', 'silent')"
+)
+AWAY = sa.text("offer_version IS NOT NULL AND NOT state IN ('reverting', 'reverted', 'revert_failed')")
 TABLES = (
     "hub_event",
     "webhook",
@@ -241,11 +247,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("rollout", "number", name=op.f("pk_rollout_device")),
     )
     op.create_index(
+        "ix_rollout_device_bad", "rollout_device", ["rollout", "code"], sqlite_where=BAD, postgresql_where=BAD
+    )
+    op.create_index(
+        "ix_rollout_device_control",
+        "rollout_device",
+        ["rollout", "wave"],
+        sqlite_where=CONTROL,
+        postgresql_where=CONTROL,
+    )
+    op.create_index(
         "ix_rollout_device_queued",
         "rollout_device",
         ["rollout", "wave", "position"],
         sqlite_where=QUEUED,
         postgresql_where=QUEUED,
+    )
+    op.create_index(
+        "ix_rollout_device_site",
+        "rollout_device",
+        ["rollout", "site"],
+        sqlite_where=IN_FLIGHT,
+        postgresql_where=IN_FLIGHT,
     )
     op.create_index(
         "ix_rollout_device_touched", "rollout_device", ["number"], sqlite_where=TOUCHED, postgresql_where=TOUCHED
@@ -256,6 +279,12 @@ def upgrade() -> None:
         ["rollout", "check_at_s"],
         sqlite_where=WATCHED,
         postgresql_where=WATCHED,
+    )
+    op.create_index(
+        "ix_rollout_device_open", "rollout_device", ["rollout", "number"], sqlite_where=OPEN, postgresql_where=OPEN
+    )
+    op.create_index(
+        "ix_rollout_device_away", "rollout_device", ["rollout", "number"], sqlite_where=AWAY, postgresql_where=AWAY
     )
     op.create_index(
         "uq_rollout_device_in_flight",

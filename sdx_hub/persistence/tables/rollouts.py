@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import Boolean, CheckConstraint, Column, ForeignKey, ForeignKeyConstraint, Index, Text, text
 from sqlmodel import Field, SQLModel
 
-from sdx_hub.domain.rollout.states import IN_FLIGHT, MEMBER_STATES, ROLLOUT_STATES
+from sdx_hub.domain.rollout.states import BACK, BAD, IN_FLIGHT, MEMBER_STATES, ROLLOUT_STATES
 from sdx_hub.persistence.types import BigInt, UtcDateTime
 
 
@@ -19,9 +19,16 @@ def _one_of(names: tuple[str, ...]) -> str:
 
 QUEUED_ROWS = text("state = 'queued'")
 IN_FLIGHT_ROWS = text(_one_of(IN_FLIGHT))
+BAD_ROWS = text(_one_of(BAD))
+CONTROL_ROWS = text("is_control")
 TOUCHED_ROWS = text("offer_version IS NOT NULL")
 WATCHED_ROWS = text("check_at_s IS NOT NULL")
-"""Predicates of the partial indices; a query has to repeat them word by word for SQLite to use the index."""
+OPEN_ROWS = text(_one_of((*IN_FLIGHT, "off_duty", "silent")))
+AWAY_ROWS = text(f"offer_version IS NOT NULL AND NOT {_one_of(BACK)}")
+"""Predicates of the partial indices; a query has to repeat them word by word for SQLite to use the index.
+
+A halt takes back the offers of `OPEN_ROWS`; to `AWAY_ROWS` a revert has not come yet.
+"""
 
 
 def _rollout_key(*, primary_key: bool = False) -> Column[int]:
@@ -156,6 +163,13 @@ class RolloutDevice(SQLModel, table=True):
             sqlite_where=WATCHED_ROWS,
             postgresql_where=WATCHED_ROWS,
         ),
+        Index(
+            "ix_rollout_device_site", "rollout", "site", sqlite_where=IN_FLIGHT_ROWS, postgresql_where=IN_FLIGHT_ROWS
+        ),
+        Index("ix_rollout_device_bad", "rollout", "code", sqlite_where=BAD_ROWS, postgresql_where=BAD_ROWS),
+        Index("ix_rollout_device_control", "rollout", "wave", sqlite_where=CONTROL_ROWS, postgresql_where=CONTROL_ROWS),
+        Index("ix_rollout_device_open", "rollout", "number", sqlite_where=OPEN_ROWS, postgresql_where=OPEN_ROWS),
+        Index("ix_rollout_device_away", "rollout", "number", sqlite_where=AWAY_ROWS, postgresql_where=AWAY_ROWS),
     )
 
     rollout: int = Field(sa_column=Column(BigInt, primary_key=True, autoincrement=False))
