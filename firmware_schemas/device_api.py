@@ -37,6 +37,9 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 Serial = Annotated[str, Meta(min_length=1, max_length=MAX_SERIAL_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$(?!\n)")]
 Ed25519Hex = Annotated[str, Meta(pattern=SHA256_PATTERN)]
 """A raw Ed25519 public key: 32 bytes as 64 hexadecimal digits."""
+Flights = Annotated[int, Meta(ge=0, le=10**7)]
+RunningSeconds = Annotated[int, Meta(ge=0, le=10**10)]
+"""Bounds that no craft reaches in three hundred years, and whose sum over a million of them is a 64-bit number."""
 
 
 class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,7 +186,19 @@ class TokenReport(Struct, frozen=True, tag="token", tag_field="kind", forbid_unk
     token_sha256: Sha256Field
 
 
-ReportBody = InventoryReport | ResultReport | ProgressReport | TokenReport
+class UsageReport(Struct, frozen=True, tag="usage", tag_field="kind", forbid_unknown_fields=True):
+    """How much the craft was used in its life so far: totals that only grow.
+
+    Attributes:
+        flights: 0 where nothing on the craft counts them.
+        running_s: Seconds that the craft, or what its flight stack counts of it, was running.
+    """
+
+    flights: Flights
+    running_s: RunningSeconds
+
+
+ReportBody = InventoryReport | ResultReport | ProgressReport | TokenReport | UsageReport
 
 
 class Report(Struct, frozen=True, forbid_unknown_fields=True):

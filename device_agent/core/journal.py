@@ -60,7 +60,8 @@ class Journal(Struct, frozen=True, omit_defaults=True):
     Attributes:
         installed: Committed components, sorted by name.
         releases: Committed releases, sorted by product.
-        floors: Product to the largest committed release counter.
+        floors: Product to the smallest release counter that may still be installed: the largest of what the committed
+            releases said.
         finished: The last actions that have their one final result.
         last: How the last of them ended.
     """
@@ -121,7 +122,8 @@ def _commit(journal: Journal, plan: Plan) -> Journal:
     releases.update({record.product: record for record in plan.releases})
     floors = dict(journal.floors)
     for record in plan.releases:
-        floors[record.product] = max(record.release_counter, floors.get(record.product, 0))
+        # A manifest without a counter to go back to means its own; whatever it says, a floor never sinks.
+        floors[record.product] = max(record.floor, floors.get(record.product, 0))
     return msgspec.structs.replace(
         journal,
         installed=tuple(kept[name] for name in sorted(kept)),

@@ -51,13 +51,23 @@ class Instruction(Struct, frozen=True):
 
 
 class ReleaseRecord(Struct, frozen=True):
-    """A release on this device, with the constraints that later updates must keep to."""
+    """A release on this device, with the constraints that later updates must keep to.
+
+    Attributes:
+        revert_counter: How far back the device may go after this release; None, as in the manifest: no way back.
+    """
 
     product: str
     version: str
     release_counter: int
     requires: tuple[Constraint, ...] = ()
     conflicts: tuple[Constraint, ...] = ()
+    revert_counter: int | None = None
+
+    @property
+    def floor(self) -> int:
+        """The release counter of the product that is the smallest after this release was committed."""
+        return self.release_counter if self.revert_counter is None else self.revert_counter
 
 
 class Running(Struct, frozen=True):
@@ -190,8 +200,8 @@ def check_agreement(instruction: Instruction, image: Mapping[str, Target | None]
         floor = facts.floors.get(custom.product, 0)
         if custom.release_counter < floor:
             raise TrustError(
-                f"{custom.product}@{custom.version} has release counter {custom.release_counter}, and {floor} has "
-                "been committed here: publish the old code under a larger counter to go back.",
+                f"{custom.product}@{custom.version} has release counter {custom.release_counter}, and this device "
+                f"does not go below {floor} any more: publish the old code under a larger counter to go back.",
                 "release_rollback",
             )
 
@@ -226,7 +236,14 @@ def make_plan(
         components += _complete(manifest, targets, facts.hardware)
         trial_s = max(trial_s, manifest.trial_s)
         releases.append(
-            ReleaseRecord(product, version, manifest.release_counter, manifest.requires, manifest.conflicts)
+            ReleaseRecord(
+                product,
+                version,
+                manifest.release_counter,
+                manifest.requires,
+                manifest.conflicts,
+                manifest.revert_counter,
+            )
         )
     _check_compatible(releases, facts.releases)
 

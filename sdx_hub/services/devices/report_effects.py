@@ -13,12 +13,14 @@ from firmware_schemas.device_api import (
     Report,
     ResultReport,
     TokenReport,
+    UsageReport,
 )
 from sdx_hub.domain.errors import TrustError
 from sdx_hub.persistence.tables.assignments import Action
 from sdx_hub.persistence.tables.devices import Device, DeviceInventory, InstalledComponent
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.devices.device_rows import add_event
+from sdx_hub.services.outcomes.usage import usage
 
 
 async def apply(uow: UnitOfWork, device: Device, report: Report, envelope: Envelope, now: datetime) -> bool:
@@ -45,6 +47,8 @@ async def apply(uow: UnitOfWork, device: Device, report: Report, envelope: Envel
             )
         case TokenReport() as token:
             return await _token(uow, device, token, now)
+        case UsageReport() as body:
+            await usage(uow, device, body, now)
     return False
 
 

@@ -7,8 +7,10 @@ from firmware_schemas.device_api import (
     Envelope,
     InventoryReport,
     Report,
+    ReportBody,
     ResultReport,
     TokenReport,
+    UsageReport,
     decode_enrolment,
     decode_report,
     envelope,
@@ -24,9 +26,11 @@ from firmware_schemas.limits import MAX_ENVELOPE_BYTES
         InventoryReport((), {"mavsdk": 3}, "1", "boot"),
         ResultReport("d-1.2", "success", {"mavsdk": "1.0"}),
         TokenReport("a" * 64),
+        UsageReport(0, 0),
+        UsageReport(10**7, 10**10),
     ],
 )
-def test_each_kind_of_report_survives_its_own_bytes(body: InventoryReport | ResultReport | TokenReport) -> None:
+def test_each_kind_of_report_survives_its_own_bytes(body: ReportBody) -> None:
     report = Report("d-1", 7, 1_700_000_000, body)
     assert decode_report(canonical.encode(report)) == report
 
@@ -38,6 +42,9 @@ def test_each_kind_of_report_survives_its_own_bytes(body: InventoryReport | Resu
         b"null",
         b'{"device_id":"d","counter":0,"time_s":0,"body":{"kind":"token","token_sha256":"' + b"a" * 64 + b'"}}',
         b'{"device_id":"d","counter":1,"time_s":0,"body":{"kind":"launch"}}',
+        b'{"device_id":"d","counter":1,"time_s":0,"body":{"kind":"usage","flights":-1,"running_s":0}}',
+        b'{"device_id":"d","counter":1,"time_s":0,"body":{"kind":"usage","flights":0,"running_s":10000000001}}',
+        b'{"device_id":"d","counter":1,"time_s":0,"body":{"kind":"usage","flights":0.5,"running_s":0}}',
         b"\xff\xfe",
         b"x" * (MAX_ENVELOPE_BYTES + 1),
     ],
