@@ -18,13 +18,14 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True):
     """When to stop.
 
     Attributes:
-        base_rate: The failure rate that is nobody's concern: what the field does to good releases as well.
+        base_rate: The failure rate that is nobody's concern: what the field does to good releases as well. At 2 % two
+            clean installs and one failure, all of one kind of two, pause; at 3 % they would not.
         pause_at, halt_at: E-values. Of good releases at most one in `pause_at` is ever paused, one in `halt_at` halted.
         control: Compare silence with members that were not offered anything yet.
         critical: Codes of outcomes that pause at the first one.
     """
 
-    base_rate: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.03
+    base_rate: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.02
     pause_at: Annotated[float, Meta(gt=1.0, le=1e6)] = 5.0
     halt_at: Annotated[float, Meta(gt=1.0, le=1e6)] = 20.0
     control: bool = True
