@@ -1,15 +1,18 @@
 """Why a device is or is not updating, and what would change it: the question that an operator has first.
 
 Pure: what the hub shows of a device and its timeline goes in, sentences come out. The order of the rules is the order
-in which things stand in the way: who may talk to the hub, what was assigned, whether the device is heard, what the
-device itself says.
+in which things stand in the way: who may talk to the hub, its place in rollouts, what was assigned, whether the device
+is heard, what the device itself says.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from msgspec import Struct
+from sdx_hub.domain.answers import Answer, span
+from sdx_hub.domain.device_codes import HELPS
+from sdx_hub.domain.rollout.standing import NOWHERE, DeviceRollouts
+from sdx_hub.domain.why_rollouts import with_rollouts
 
 SILENT_AFTER = timedelta(minutes=10)
 """A device that is quiet for so long is probably off or out of reach: several times the usual poll interval."""
@@ -29,40 +32,26 @@ _STATES = {
     "COMMITTED": ("It has committed the new version.", "Its result arrives with its next report."),
     "ROLLING_BACK": ("The trial failed, and it goes back.", "Its result arrives with its next report."),
 }
-_CODES = {
-    "wrong_hardware": "Assign a release that lists this hardware.",
-    "release_rollback": "A release counter never goes back on a device: publish a larger one.",
-    "payload_digest_known_bad": "This very payload failed here before, and is remembered: publish a corrected one.",
-    "component_unknown_type": "The agent has no handler for a component of the release: update the agent first.",
-    "release_yanked": "The release was taken back: assign another one.",
-    "budget_exhausted": "The byte budget is used up: wait for the next day, or raise it in agent.toml.",
-    "director_image_mismatch": "The hub's two repositories disagree: ask its operator for `sdx hub doctor`.",
-    "superseded": "A newer assignment took its place.",
-}
 _AGAIN = "When the cause is gone: sdx device assign {release} {device}. It is tried once more."
 
 
-class Answer(Struct, frozen=True):
-    """The answer.
-
-    Attributes:
-        verdict: `up_to_date`, `updating`, `waiting`, `failed`, `not_assigned`, `pending` or `revoked`.
-        reasons: What is known, the most important first.
-        changes: What would change it.
-    """
-
-    verdict: str
-    reasons: tuple[str, ...]
-    changes: tuple[str, ...] = ()
-
-
-def explain(device: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]], now: datetime) -> Answer:
+def explain(
+    device: Mapping[str, Any],
+    timeline: Sequence[Mapping[str, Any]],
+    now: datetime,
+    rollouts: DeviceRollouts = NOWHERE,
+) -> Answer:
     """Say why the device is where it is.
 
     Args:
         device: As the API shows it.
         timeline: Its newest events, newest first.
         now: UTC.
+        rollouts: Its places in rollouts.
+
+    Returns:
+        The verdict is `up_to_date`, `updating`, `waiting`, `planned`, `pinned`, `failed`, `not_assigned`, `pending` or
+        `revoked`.
     """
     name = str(device.get("serial") or device.get("id"))
     if device.get("state") == "pending":
@@ -77,6 +66,11 @@ def explain(device: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]], no
             (f"{name} was revoked: the hub refuses its polls.",),
             ("A repaired device enrols again, with a new key and a new token: sdx device token",),
         )
+    return with_rollouts(_by_itself(device, timeline, now, name), name, rollouts, now)
+
+
+def _by_itself(device: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]], now: datetime, name: str) -> Answer:
+    """What its assignment and its reports say."""
     assigned: Mapping[str, str] = device.get("assignments") or {}
     action: Mapping[str, Any] = device.get("action") or {}
     seen, silent = _seen(device.get("last_seen_at"), now)
@@ -107,7 +101,7 @@ def explain(device: Mapping[str, Any], timeline: Sequence[Mapping[str, Any]], no
         "cancelled": f"The update to {wanted} was cancelled{said}.{detail}",
     }.get(state, f"The update to {wanted} failed{said}.{detail}")
     again = _AGAIN.format(release=sorted(assigned.values())[0], device=name)
-    changes = (_CODES[code],) if code in _CODES else ()
+    changes = (HELPS[code],) if code in HELPS else ()
     if state == "rolled_back":
         changes = ("Publish a corrected release: this one's payload is remembered as bad on the device.", *changes)
     return Answer("failed", (ended, _running(device), seen), (*changes, again))
@@ -131,7 +125,7 @@ def _open(
     reasons = [f"{wanted} is assigned. {what}"]
     if progress and progress.get("code"):
         reasons.append(f"It says: {progress['code']} {progress.get('detail') or ''}".rstrip() + ".")
-    changes = [_CODES[str(progress.get("code"))]] if progress and progress.get("code") in _CODES else []
+    changes = [HELPS[str(progress.get("code"))]] if progress and progress.get("code") in HELPS else []
     if silent:
         reasons.insert(0, seen)
         return Answer(
@@ -146,16 +140,7 @@ def _seen(text: object, now: datetime) -> tuple[str, bool]:
         return "It has never polled since it enrolled.", True
     then = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
     ago = max(timedelta(), now - then)
-    return f"It was last seen {_ago(ago)} ago.", ago > SILENT_AFTER
-
-
-def _ago(span: timedelta) -> str:
-    seconds = int(span.total_seconds())
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{seconds // 60} min"
-    return f"{seconds // 3600} h" if seconds < 172_800 else f"{seconds // 86_400} days"
+    return f"It was last seen {span(ago)} ago.", ago > SILENT_AFTER
 
 
 def _differences(device: Mapping[str, Any], assigned: Mapping[str, str]) -> list[str]:
