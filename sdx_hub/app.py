@@ -17,11 +17,12 @@ from sdx_hub.api.metrics import Metrics, Sources
 from sdx_hub.api.poll import PollPath
 from sdx_hub.api.shedding import Shedding
 from sdx_hub.api.traced import Traced
+from sdx_hub.ending import Ending
 from sdx_hub.loops import Loops
 from sdx_hub.observing import observed
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.notices import Notices
-from sdx_hub.persistence.unit_of_work import FLEET_CHANNEL, TRUST_CHANNEL
+from sdx_hub.persistence.unit_of_work import EVENTS_CHANNEL, FLEET_CHANNEL, TRUST_CHANNEL
 from sdx_hub.services.audit_log import AuditLogService
 from sdx_hub.services.devices.assigning import AssigningService
 from sdx_hub.services.devices.devices import DeviceService
@@ -31,6 +32,7 @@ from sdx_hub.services.devices.previewing import PreviewService
 from sdx_hub.services.devices.reports import ReportService
 from sdx_hub.services.devices.saved_filters import FilterService
 from sdx_hub.services.devices.token_rotation import TokenRotation
+from sdx_hub.services.events import feed, progress
 from sdx_hub.services.health import HealthService
 from sdx_hub.services.idempotency import IdempotencyService
 from sdx_hub.services.people import PeopleService
@@ -52,7 +54,9 @@ _NOTE_S, _NOTE_RARELY_S = 1.0, 30.0
 _VERSION = version("sdx-hub")
 
 
-def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> PollPath:
+def create_app(
+    settings: Settings, on_ready: Callable[[], None] = lambda: None, ending: Ending | None = None
+) -> PollPath:
     """Make the hub as one ASGI application; it starts and stops with the server's lifespan events.
 
     The database must be at this program's version, and a ceremony must have been imported: see `sdx hub init`.
@@ -60,12 +64,15 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
     Args:
         settings: Of the hub.
         on_ready: Called inside the running event loop once requests can be answered.
+        ending: Says when the server was told to end, before it stops the services.
     """
     tracing = Tracing(settings.otlp_endpoint, _VERSION) if settings.otlp_endpoint else None
 
     @asynccontextmanager
     async def running() -> AsyncIterator[Hub]:
         async with _running(settings, outermost, shedding) as hub:
+            if ending is not None:
+                ending.on(hub.events.close)
             on_ready()
             yield hub
         if tracing is not None:
@@ -101,6 +108,7 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
         at_end.push_async_callback(uploads.close)
         reports = ReportService(database, clock, fleet)
         assigning = AssigningService(database, clock, fleet)
+        events = feed.EventFeed(database, settings.max_event_streams)
         hub = Hub(
             people=PeopleService(database, clock),
             enrolment=EnrolmentService(database, clock, TrustRoots(database, image), fleet),
@@ -120,6 +128,8 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
             idempotency=IdempotencyService(database, clock),
             health=HealthService(database, lambda: expiries(image.store, clock.now())),
             fleet=fleet,
+            events=events,
+            progress=progress.Progress(database, clock, events.wake),
             blobs=storage.served,
             metrics=Metrics(
                 Sources(
@@ -143,6 +153,7 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
         notices = Notices(database)
         notices.on(FLEET_CHANNEL, fleet.catch_up)
         notices.on(TRUST_CHANNEL, image.refresh)
+        notices.on(EVENTS_CHANNEL, events.look)
         notices.start()
         at_end.push_async_callback(notices.stop)
         loops = _start_loops(hub, settings, shared_time)
@@ -170,6 +181,8 @@ def _start_loops(hub: Hub, settings: Settings, shared_time: SharedTime) -> Loops
     loops.every(_NOTE_RARELY_S, hub.metrics.note_rarely, "metrics-of-stores")
     loops.every(_SWEEP_S, hub.uploads.sweep, "sweep-uploads")
     loops.every(LOOK_S, shared_time.look, "shared-time")
+    loops.every(feed.LOOK_S, hub.events.look, "events")
+    loops.every(progress.LOOK_S, hub.progress.look, "rollout-progress")
     return loops
 
 

@@ -49,6 +49,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         fleet_refresh_ms: How often a worker looks for changes that another worker made, when nothing told it of one.
         stale_s: A worker that could not look for so long answers no device any more: what it knows may be revoked.
         max_in_flight: Requests, polls apart, that a worker has under way before it sheds load with 503.
+        max_event_streams: Streams of `/api/v1/events` that a worker has open at once; they do not count as under way.
         rollout_tick_ms: How often the hub looks after its rollouts.
         rollout_soak_s, rollout_silent_s: What a rollout that does not say so itself gets: how long a wave is watched
             after its last device ended, and after how long a device is missed.
@@ -80,6 +81,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fleet_refresh_ms: Annotated[int, Meta(ge=20, le=5000)] = 400
     stale_s: Annotated[int, Meta(ge=1, le=3600)] = 10
     max_in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    max_event_streams: Annotated[int, Meta(ge=1, le=10_000)] = 100
     rollout_tick_ms: Annotated[int, Meta(ge=50, le=60_000)] = 1_000
     rollout_soak_s: Annotated[int, Meta(ge=0, le=366 * _DAY_S)] = 600
     rollout_silent_s: Annotated[int, Meta(ge=1, le=366 * _DAY_S)] = 3_600

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from sdx_hub.api.series import REQUESTS, SECONDS
+from sdx_hub.api.shedding import begins_stream
 
 REQUEST_ID_HEADER = "sdx-request-id"
 _REQUEST_ID_NAME = REQUEST_ID_HEADER.encode()
@@ -40,12 +41,14 @@ class Edge:
             return
         request_id = _request_id(scope["headers"])
         started = time.perf_counter()
-        status = 0
+        status, answered_s = 0, 0.0
 
         async def sending(message: Any) -> None:
-            nonlocal status
+            nonlocal status, answered_s
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # A stream of events is answered when it begins; how long it is listened to is no time of ours.
+                answered_s = time.perf_counter() - started if begins_stream(message) else 0.0
                 message["headers"] = [*message.get("headers", ()), (_REQUEST_ID_NAME, request_id), _NOSNIFF]
             await send(message)
 
@@ -53,12 +56,13 @@ class Edge:
             try:
                 await self._app(scope, receive, sending)
             finally:
-                self._note(scope, status, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                self._note(scope, status, seconds, answered_s or seconds)
 
-    def _note(self, scope: Any, status: int, seconds: float) -> None:
+    def _note(self, scope: Any, status: int, seconds: float, answered_s: float) -> None:
         path, method = scope.get("path_template") or _NOT_ROUTED, scope["method"]
         REQUESTS.labels(method, path, str(status)).inc()
-        SECONDS.labels(method, path).observe(seconds)
+        SECONDS.labels(method, path).observe(answered_s)
         if path in _QUIET:
             return
         user = scope.get("user")

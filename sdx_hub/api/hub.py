@@ -13,6 +13,8 @@ from sdx_hub.services.devices.previewing import PreviewService
 from sdx_hub.services.devices.reports import ReportService
 from sdx_hub.services.devices.saved_filters import FilterService
 from sdx_hub.services.devices.token_rotation import TokenRotation
+from sdx_hub.services.events.feed import EventFeed
+from sdx_hub.services.events.progress import Progress
 from sdx_hub.services.health import HealthService
 from sdx_hub.services.idempotency import IdempotencyService
 from sdx_hub.services.people import PeopleService
@@ -45,5 +47,7 @@ class Hub(Struct, frozen=True):
     idempotency: IdempotencyService
     health: HealthService
     fleet: FleetState
+    events: EventFeed
+    progress: Progress
     blobs: BlobReader
     metrics: Metrics

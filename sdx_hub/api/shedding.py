@@ -12,6 +12,7 @@ from typing import Any, Final
 from sdx_hub.api.problems import MEDIA_TYPE, RETRY_AFTER_S, encoded
 from sdx_hub.domain.spreading import spread_s
 
+EVENT_STREAM: Final = b"text/event-stream"
 ALWAYS: Final = frozenset({"/livez", "/readyz", "/metrics"})
 OVERLOADED: Final = encoded(503, "overloaded", "The hub has more to do than it can. Come again after a while.")
 _PEOPLE: Final = "/api/"
@@ -49,7 +50,8 @@ class Shedding:
     """A layer around everything that Litestar answers.
 
     A request is at work except while the hub waits for its client's bytes or for the client to take ours: a slow
-    upload, or a payload that crawls over a weak link, keeps nobody out.
+    upload, or a payload that crawls over a weak link, keeps nobody out. Nor is a stream of events at work once it has
+    begun: it waits for what will happen, and streams have a limit of their own.
 
     Args:
         app: Litestar.
@@ -77,7 +79,11 @@ class Shedding:
             await self._send_away(scope["path"], send)
             return
 
+        counts = True
+
         async def receiving() -> Any:
+            if not counts:
+                return await receive()
             self.at_work -= 1
             try:
                 return await receive()
@@ -85,6 +91,13 @@ class Shedding:
                 self.at_work += 1
 
         async def sending(message: Any) -> None:
+            nonlocal counts
+            if counts and begins_stream(message):
+                counts = False
+                self.at_work -= 1
+            if not counts:
+                await send(message)
+                return
             self.at_work -= 1
             try:
                 await send(message)
@@ -95,7 +108,7 @@ class Shedding:
         try:
             await self._app(scope, receiving, sending)
         finally:
-            self.at_work -= 1
+            self.at_work -= counts
 
     async def _send_away(self, path: str, send: Any) -> None:
         wait_s = RETRY_AFTER_S if path.startswith(_PEOPLE) else spread_s(self._interval_s)
@@ -106,3 +119,10 @@ class Shedding:
         ]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": OVERLOADED})
+
+
+def begins_stream(message: Any) -> bool:
+    """Whether this begins an answer that goes on for as long as its client likes."""
+    return message["type"] == "http.response.start" and any(
+        name == b"content-type" and value == EVENT_STREAM for name, value in message.get("headers", ())
+    )

@@ -24,6 +24,7 @@ from granian.server import Server
 from sdx_hub import logs
 from sdx_hub.adapters import tracing
 from sdx_hub.cli.failures import UsageFault
+from sdx_hub.ending import Ending
 from sdx_hub.settings import Settings
 
 GRACE_S = 20
@@ -65,7 +66,9 @@ def serve(settings: Settings) -> None:
             # Imported by the worker: prometheus_client must not be there before its folder is named.
             from sdx_hub.app import create_app
 
-            app = create_app(settings, lambda: _announce(ready, settings, address, port))
+            ending = Ending()
+            _begin_with_signals(asyncio.get_event_loop(), ending)
+            app = create_app(settings, lambda: _announce(ready, settings, address, port), ending)
             gc.enable()
             gc.freeze()  # Modules live as long as the process: no collection need look at them again.
             return app
@@ -165,6 +168,20 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def _begin_with_signals(loop: asyncio.AbstractEventLoop, ending: Ending) -> None:
+    """Have the end begin with the signal: the server waits for open answers, and tells nobody that it does."""
+    register = loop.add_signal_handler
+
+    def add(number: int, callback: Any, *arguments: Any) -> None:
+        def both() -> None:
+            ending.begin()
+            callback(*arguments)
+
+        register(number, both)
+
+    loop.add_signal_handler = add  # type: ignore[assignment, method-assign]
 
 
 def _announce(ready: Any, settings: Settings, address: str, port: int) -> None:
