@@ -6,7 +6,7 @@ its size, tells as much about the fleet as so many devices can.
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import Any, Final
 
@@ -67,8 +67,3 @@ def interleave(strata: "Sequence[array[int]]") -> "array[int]":
             release = following * total // len(own)
             heappush(later, (release, -(-(following + 1) * total // len(own)), stratum))
     return merged
-
-
-def in_place(numbers: Iterable[int], seed: int) -> "array[int]":
-    """The devices of one stratum in their order."""
-    return array("q", sorted(numbers, key=lambda number: int(place(number, seed))))

@@ -116,6 +116,7 @@ def upgrade() -> None:
         sa.Column("left_out", sa.Text(), nullable=False),
         sa.Column("signatures", sa.Text(), nullable=False),
         sa.Column("accepted", sa.Text(), nullable=False),
+        sa.Column("snapshot", BIG, nullable=False),
         sa.Column("prepared_through", BIG, nullable=False),
         sa.Column("outcomes_through", BIG, nullable=False),
         sa.Column("joined_through", BIG, nullable=False),

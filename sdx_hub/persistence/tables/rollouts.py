@@ -47,7 +47,9 @@ class Rollout(SQLModel, table=True):
         wave: The wave that is open; 0 before the first one.
         left_out: JSON object: devices that match and are no members, counted by code.
         signatures: JSON of `domain.rollout.policy.Approval`: what the two-person approval is bound to.
-        prepared_through: Position of the last member that is written, while it is `preparing`.
+        snapshot: Random name of the look-up that its members come from; 0 before the first one, negative while members
+            of an earlier one are taken away (see `services.rollouts.preparing`).
+        prepared_through: Position of the last member that is written.
         outcomes_through: Id of the last outcome that is in the tallies.
         joined_through: Id of the last `device_event` that was searched for devices that might join.
         accepted: JSON of `domain.rollout.facts.Accepted`: the evidence that a person accepted when resuming.
@@ -73,6 +75,7 @@ class Rollout(SQLModel, table=True):
     left_out: str = Field(default="{}", sa_column=Column(Text, nullable=False))
     signatures: str = Field(default="{}", sa_column=Column(Text, nullable=False))
     accepted: str = Field(default="{}", sa_column=Column(Text, nullable=False))
+    snapshot: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     prepared_through: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     outcomes_through: int = Field(default=0, sa_column=Column(BigInt, nullable=False))
     joined_through: int = Field(default=0, sa_column=Column(BigInt, nullable=False))

@@ -241,6 +241,7 @@ ROWS: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]] = {
                 "left_out": "{}",
                 "signatures": "{}",
                 "accepted": "{}",
+                "snapshot": 2**60,
                 "prepared_through": 1,
                 "outcomes_through": 1,
                 "joined_through": 2,

@@ -1,0 +1,251 @@
+"""Who is in a rollout, in which wave and at which place: looked up once, in one snapshot of the database.
+
+A plan and a rollout that is prepared ask the same and get the same. There may be a million devices: they are streamed
+into arrays, some 40 bytes for each, and put in order outside of the event loop.
+"""
+
+import asyncio
+from array import array
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final
+
+from msgspec import Struct, field
+from sqlalchemy import and_, case, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+from sqlmodel import col
+
+from firmware_schemas.release import decode_manifest
+from sdx_hub.domain.errors import BadInput
+from sdx_hub.domain.query.terms import ATTRIBUTE
+from sdx_hub.domain.rollout.kinds import Kind, strata_of
+from sdx_hub.domain.rollout.ordering import interleave, place
+from sdx_hub.domain.rollout.policy import Order
+from sdx_hub.domain.rollout.waves import Group, Wave, parse_waves, sizes
+from sdx_hub.persistence.tables.devices import Device, DeviceAttribute, DeviceEvent, DeviceSeen
+from sdx_hub.persistence.tables.releases import Release
+from sdx_hub.services.devices.selecting import Condition, select_devices
+from sdx_hub.services.devices.suiting import fits
+from sdx_hub.services.rollouts.eligibility import ELIGIBLE, eligibility
+
+ABSENT_AFTER: Final = timedelta(days=1)
+"""Devices that were not heard for so long come after the others: a first wave of them would tell nothing."""
+SAMPLE: Final = 5
+MAX_KINDS: Final = 50_000
+_ROWS: Final = 10_000
+_NO_GROUP: Final = -1
+_INDEX_BITS: Final = 32
+_INDEX_MASK: Final = 2**_INDEX_BITS - 1
+
+
+class ChosenWave(Struct, frozen=True):
+    """A wave that has devices.
+
+    Attributes:
+        label: As it was ordered.
+        size: Devices.
+    """
+
+    label: str
+    size: int
+
+
+class Left(Struct):
+    """Devices that match and are no members.
+
+    Attributes:
+        first: Numbers of some of them, the smallest ones.
+    """
+
+    devices: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, number: int) -> None:
+        self.devices += 1
+        if len(self.first) < SAMPLE or number < self.first[-1]:
+            self.first = sorted([*self.first, number])[:SAMPLE]
+
+
+class Chosen(Struct):
+    """The members in the order of their positions, which begin with 1; each list has one element for each.
+
+    Attributes:
+        waves: Only those that have devices, but always one.
+        strata: Names by index; the number of a stratum is its index and 1.
+        stratum, site, hardware: Indices of what the lists of texts say.
+        absent: 1 where the device has not been heard of for `ABSENT_AFTER`.
+        left_out: By code.
+        events_through: Id of the last device event that was there.
+    """
+
+    waves: list[ChosenWave]
+    strata: list[str]
+    sites: list[str]
+    hardwares: list[str]
+    numbers: "array[int]"
+    stratum: "array[int]"
+    site: "array[int]"
+    hardware: "array[int]"
+    absent: bytearray
+    left_out: dict[str, Left]
+    events_through: int
+
+    def spans(self) -> Iterator[tuple[ChosenWave, range]]:
+        """Each wave, with the indices of its members."""
+        start = 0
+        for wave in self.waves:
+            yield wave, range(start, start + wave.size)
+            start += wave.size
+
+
+class _Found(Struct):
+    """Candidates as they came from the database."""
+
+    numbers: "array[int]" = field(default_factory=lambda: array("q"))
+    group: "array[int]" = field(default_factory=lambda: array("b"))
+    site: "array[int]" = field(default_factory=lambda: array("l"))
+    hardware: "array[int]" = field(default_factory=lambda: array("l"))
+    kind: "array[int]" = field(default_factory=lambda: array("l"))
+    absent: bytearray = field(default_factory=bytearray)
+    sites: dict[str, int] = field(default_factory=dict)
+    hardwares: dict[str, int] = field(default_factory=dict)
+    kinds: dict[Kind, int] = field(default_factory=dict)
+    left_out: dict[str, Left] = field(default_factory=dict)
+
+
+async def choose(session: AsyncSession, order: Order, release: Release, *, seed: int, now: datetime) -> Chosen:
+    """Find the members of a rollout and put them in order.
+
+    Args:
+        session: A reading one; the caller sets its deadline.
+        order: With every default filled in.
+        release: Its release.
+        seed: Of the order within a stratum.
+        now: UTC.
+
+    Raises:
+        BadInput: The waves or a query are none, or there are too many kinds (code `strata_too_many`).
+    """
+    waves = parse_waves(order.waves)
+    events_through = int(await session.scalar(select(func.max(col(DeviceEvent.id)))) or 0)
+    found = await _find(session, await _candidates(session, order, release, waves, now))
+    return await asyncio.to_thread(_arrange, found, waves, seed, events_through)
+
+
+async def matching(session: AsyncSession, order: Order, release: Release, now: datetime) -> Condition:
+    """Devices that the order means, whether they can get the release or not.
+
+    Raises:
+        BadInput: The query is none (see `select_devices`).
+    """
+    if order.query.strip():
+        return (await select_devices(session, order.query, now)).condition
+    return and_(col(Device.state) == "accepted", fits(decode_manifest(release.manifest)))
+
+
+async def _candidates(
+    session: AsyncSession, order: Order, release: Release, waves: Sequence[Wave], now: datetime
+) -> Any:
+    """A row for each device that is meant: number, verdict, group, absent, site, hardware, and its kind."""
+    verdict = await eligibility(
+        session, release, decode_manifest(release.manifest), downgrade=bool(order.downgrade.strip())
+    )
+    groups = [wave for wave in waves if isinstance(wave, Group)]
+    of_group = [
+        ((await select_devices(session, group.label, now)).condition, literal(index))
+        for index, group in enumerate(groups)
+    ]
+    heard_after_s = int((now - ABSENT_AFTER).timestamp())
+    named = (*order.stratify, ATTRIBUTE + order.limits.site_attribute)
+    held = {
+        name: aliased(DeviceAttribute, name=f"attribute_{index}")
+        for index, name in enumerate(dict.fromkeys(name for name in named if name.startswith(ATTRIBUTE)))
+    }
+    site = held[ATTRIBUTE + order.limits.site_attribute]
+    rows = select(
+        col(Device.number),
+        verdict,
+        case(*of_group, else_=_NO_GROUP) if of_group else literal(_NO_GROUP),
+        func.coalesce(col(DeviceSeen.last_seen_s), 0) < heard_after_s,
+        func.coalesce(col(site.value), ""),
+        col(Device.hardware),
+        *(col(held[name].value) if name in held else col(Device.hardware) for name in order.stratify),
+    )
+    rows = rows.outerjoin(DeviceSeen, col(DeviceSeen.number) == col(Device.number))
+    for name, table in held.items():
+        same = col(table.device_id) == col(Device.id)
+        rows = rows.outerjoin(table, and_(same, col(table.name) == name.removeprefix(ATTRIBUTE)))
+    return rows.where(await matching(session, order, release, now))
+
+
+async def _find(session: AsyncSession, rows: Any) -> _Found:
+    found = _Found()
+    stream = await session.stream(rows.execution_options(yield_per=_ROWS))
+    async for part in stream.partitions():
+        for number, verdict, group, absent, site, hardware, *kind in part:
+            if verdict != ELIGIBLE:
+                found.left_out.setdefault(verdict, Left()).add(number)
+                continue
+            found.numbers.append(number)
+            found.group.append(group)
+            found.absent.append(bool(absent))
+            found.site.append(found.sites.setdefault(site, len(found.sites)))
+            found.hardware.append(found.hardwares.setdefault(hardware, len(found.hardwares)))
+            found.kind.append(found.kinds.setdefault(tuple(kind), len(found.kinds)))
+        if len(found.kinds) > MAX_KINDS:
+            raise BadInput(
+                f"There are more than {MAX_KINDS} kinds of devices by what the waves are balanced by. Name something "
+                "coarser in stratify.",
+                "strata_too_many",
+            )
+    return found
+
+
+def _arrange(found: _Found, waves: Sequence[Wave], seed: int, events_through: int) -> Chosen:
+    """Put the candidates in order and cut them into waves."""
+    counted = [0] * len(found.kinds)
+    for kind in found.kind:
+        counted[kind] += 1
+    strata, stratum_of = strata_of(list(found.kinds), counted)
+    stratum = array("l", (stratum_of[kind] for kind in found.kind))
+    ordered = _ordered(found, stratum, len(strata), seed)
+    groups = sum(isinstance(wave, Group) for wave in waves)
+    own = iter([ordered.get(group, array("q")) for group in range(groups)])
+    pool = iter(ordered.get(_NO_GROUP, array("q")))
+    cut = sizes(waves, found.group.count(_NO_GROUP), [found.group.count(group) for group in range(groups)])
+    chosen, sized = array("q"), []
+    for wave, size in zip(waves, cut, strict=True):
+        chosen.extend(next(own) if isinstance(wave, Group) else islice(pool, size))
+        if size:
+            sized.append(ChosenWave(wave.label, size))
+    left_out = found.left_out
+    for index in pool:
+        left_out.setdefault("no_wave", Left()).add(found.numbers[index])
+    return Chosen(
+        waves=sized or [ChosenWave(waves[-1].label, 0)],
+        strata=strata,
+        sites=list(found.sites),
+        hardwares=list(found.hardwares),
+        numbers=array("q", (found.numbers[index] for index in chosen)),
+        stratum=array("l", (stratum[index] for index in chosen)),
+        site=array("l", (found.site[index] for index in chosen)),
+        hardware=array("l", (found.hardware[index] for index in chosen)),
+        absent=bytearray(found.absent[index] for index in chosen),
+        left_out=left_out,
+        events_through=events_through,
+    )
+
+
+def _ordered(found: _Found, stratum: "array[int]", strata: int, seed: int) -> "dict[int, array[int]]":
+    """Indices of the candidates of each group in their order: those that were heard lately before the others."""
+    parts: dict[tuple[int, int], list[list[int]]] = {}
+    for index, (number, group, absent) in enumerate(zip(found.numbers, found.group, found.absent, strict=True)):
+        part = parts.setdefault((group, absent), [[] for _ in range(strata)])
+        part[stratum[index]].append(place(number, seed) << _INDEX_BITS | index)
+    ordered: dict[int, array[int]] = {}
+    for (group, _), part in sorted(parts.items()):
+        strata_in_order = [array("q", (packed & _INDEX_MASK for packed in sorted(each))) for each in part]
+        ordered.setdefault(group, array("q")).extend(interleave(strata_in_order))
+    return ordered
