@@ -1,0 +1,230 @@
+"""Take releases back: offers that are open when a rollout is halted, every touched device when it is reverted.
+
+A device goes back to what was assigned to it before its first offer, by a new desired state. A step takes a batch of
+members, in the caller's transaction: outcomes are written first, and from them follows whose desired state changes; the
+same step again finds only those that are left. Both kinds of members are found in a partial index that they leave by
+it, so a step costs what its batch costs, however many members there are.
+
+What becomes of a member is a table, `_WITHDRAWN` and `_REVERTED` below: the first line that is true of it counts.
+"""
+
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import Struct
+from sqlalchemy import TextClause, and_, case, delete, exists, func, insert, literal, not_, or_, select, true, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+from sqlmodel import col
+
+from sdx_hub.persistence.tables.assignments import Action, Assignment
+from sdx_hub.persistence.tables.devices import Device
+from sdx_hub.persistence.tables.releases import Release
+from sdx_hub.persistence.tables.rollouts import (
+    AWAY_ROWS,
+    OPEN_ROWS,
+    DevicePin,
+    Rollout,
+    RolloutDevice,
+    RolloutOutcome,
+)
+from sdx_hub.persistence.types import UtcDateTime
+from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
+from sdx_hub.services.devices.desired_state import CURRENT_ACTION, mark, open_actions
+from sdx_hub.services.outcomes import log
+from sdx_hub.services.rollouts.carrying import carry_over
+from sdx_hub.services.rollouts.rollout_rows import order_of, rollout_id
+
+BATCH: Final = 2_000
+
+_OFFERED: Any = aliased(Release)
+_PREVIOUS: Any = aliased(Release)
+_IS_PREVIOUS: Final[Any] = and_(
+    _PREVIOUS.id == col(RolloutDevice.previous),
+    _PREVIOUS.id != col(RolloutDevice.offered),
+    _PREVIOUS.state == "published",
+)
+_BACK: Final[Any] = _PREVIOUS.id
+"""What the device goes back to; NULL where nothing else was assigned, or where that is not published any more."""
+_ACCEPTED = col(Device.state) == "accepted"
+_NOTHING = col(Assignment.release_id).is_(None)
+_OURS = or_(col(Assignment.release_id) == col(RolloutDevice.offered), _NOTHING)
+"""Nobody assigned anything else since. A yank takes assignments away: then nothing is assigned, and it is ours yet."""
+_IS_BACK = or_(col(Assignment.release_id) == _BACK, and_(_NOTHING, _BACK.is_(None)))
+_COMMITTED = col(RolloutDevice.state) == "committed"
+_TOO_FAR = _OFFERED.revert_counter > _PREVIOUS.release_counter
+_ENDED_WELL = func.coalesce(col(Action.state), "success") == "success"
+
+
+class _Line(Struct, frozen=True):
+    """What becomes of members of which `when` is true.
+
+    Attributes:
+        version: The `desired_version` that belongs to it: the next one where its desired state changes.
+    """
+
+    when: Any
+    state: str
+    code: Any = ""
+    version: Any = None
+
+
+_NOW_VERSION: Final[Any] = col(Device.desired_version)
+_NEXT_VERSION: Final[Any] = col(Device.desired_version) + 1
+_DEVICE_IS: Final[Any] = literal("device_") + col(Device.state)
+
+
+async def withdraw_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int = BATCH) -> int:
+    """Take open offers back.
+
+    Args:
+        uow: The transaction. Who calls this lets the fleet's memory catch up after it.
+        row: A rollout that is halted or cancelled; its state names the reason.
+        now: UTC.
+        batch: Members at most.
+
+    Returns:
+        How many members it came to; 0 when none is left.
+    """
+    code = f"rollout_{row.state}"
+    lines = (
+        _Line(not_(_ACCEPTED), "withdrawn", _DEVICE_IS),
+        _Line(_IS_BACK, "withdrawn", code),
+        _Line(not_(_OURS), "superseded", "assigned_otherwise"),
+        _Line(true(), "withdrawn", code, _NEXT_VERSION),
+    )
+    return await _step(uow, row, now, _batch(row, OPEN_ROWS, batch), lines)
+
+
+async def revert_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int = BATCH) -> int:
+    """Bring devices back that the rollout touched, in whatever state they are.
+
+    One that committed stays on what it runs where there is nothing to go back to, where its release does not let it,
+    or where a person pinned it there: it is `revert_failed`, and says why.
+
+    Args:
+        uow: The transaction. Who calls this lets the fleet's memory catch up after it.
+        row: A rollout that is `reverting`.
+        now: UTC.
+        batch: Members at most.
+
+    Returns:
+        How many members it came to; 0 when none is left.
+    """
+    others = exists().where(col(_Other.device_id) == col(Device.id), col(_Other.product) != row.product)
+    pinned = exists().where(col(DevicePin.number) == col(Device.number))
+    had = col(RolloutDevice.previous) != col(RolloutDevice.offered)
+    no_way = case((had, "previous_not_published"), else_="nothing_before")
+    lines = (
+        _Line(not_(_ACCEPTED), "revert_failed", _DEVICE_IS),
+        _Line(not_(or_(_OURS, _IS_BACK)), "reverted", "assigned_otherwise"),
+        _Line(and_(_COMMITTED, _BACK.is_(None)), "revert_failed", no_way),
+        # Its offer was taken back before: that way back is this one.
+        _Line(and_(_IS_BACK, col(Action.state) == "open"), "reverting", "", _NOW_VERSION),
+        _Line(and_(_IS_BACK, _ENDED_WELL, _BACK.is_not(None)), "reverted", "is_back"),
+        _Line(and_(_COMMITTED, _TOO_FAR), "revert_failed", "revert_not_allowed"),
+        _Line(and_(_COMMITTED, pinned), "revert_failed", "device_pinned"),
+        _Line(and_(_IS_BACK, _ENDED_WELL), "reverted", "nothing_before"),
+        _Line(and_(_BACK.is_(None), not_(others)), "reverted", "nothing_before", _NEXT_VERSION),
+        _Line(true(), "reverting", "", _NEXT_VERSION),
+    )
+    return await _step(uow, row, now, _batch(row, AWAY_ROWS, batch), lines)
+
+
+_Other: Any = aliased(Assignment)
+_Member: Any = aliased(RolloutDevice)
+
+
+def _batch(row: Rollout, rows: TextClause, size: int) -> Any:
+    """Numbers of the next members in one of the partial indices."""
+    return (
+        select(col(_Member.number)).where(col(_Member.rollout) == row.number, rows).order_by(_Member.number).limit(size)
+    )
+
+
+async def _step(uow: UnitOfWork, row: Rollout, now: datetime, batch: Any, lines: tuple[_Line, ...]) -> int:
+    session = uow.session
+    since = await log.mark_of(session)
+    state, code, version = (
+        case(*((line.when, getattr(line, field)) for line in lines)) for field in ("state", "code", "version")
+    )
+    standing = (
+        select(*log.entry(now, state, code, version=version))
+        .select_from(RolloutDevice)
+        .join(Device, col(Device.number) == col(RolloutDevice.number))
+        .outerjoin(
+            Assignment, and_(col(Assignment.device_id) == col(Device.id), col(Assignment.product) == row.product)
+        )
+        .outerjoin(Action, col(Action.id) == CURRENT_ACTION)
+        .outerjoin(_OFFERED, _OFFERED.id == col(RolloutDevice.offered))
+        .outerjoin(_PREVIOUS, _IS_PREVIOUS)
+        .where(col(RolloutDevice.rollout) == row.number, col(RolloutDevice.number).in_(batch))
+    )
+    count = await log.append(session, standing)
+    if not count:
+        return 0
+    moved = await _move_devices(uow, row, since, now)
+    await log.fold(session, since)
+    await _watch(session, row, since, now)
+    await uow.audit("hub", f"rollout.{row.state}", rollout_id(row.number), members=count, devices=moved)
+    return count
+
+
+async def _move_devices(uow: UnitOfWork, row: Rollout, since: int, now: datetime) -> int:
+    """A new desired state for the devices whose outcome names their next version; return how many they are."""
+    session = uow.session
+    movers = (
+        select(col(RolloutOutcome.number))
+        .join(_Mover, _Mover.number == col(RolloutOutcome.number))
+        .where(col(RolloutOutcome.id) > since, col(RolloutOutcome.version) > _Mover.desired_version)
+    )
+    await _assign_previous(session, row, movers, now)
+    seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
+    assigned = exists().where(col(Assignment.device_id) == col(Device.id))
+    count = await mark(session, seq, col(Device.number).in_(movers), has_assignment=assigned)
+    if count:
+        code, why = f"rollout_{row.state}", f"{rollout_id(row.number)} is {row.state}"
+        await carry_over(session, seq, row.number)
+        await open_actions(session, seq, now, ended="superseded", code=code, why=why)
+    return count
+
+
+_Mover: Any = aliased(Device)
+
+
+async def _assign_previous(session: AsyncSession, row: Rollout, movers: Any, now: datetime) -> None:
+    chosen = col(Device.number).in_(movers)
+    holders = select(col(Device.id)).where(chosen)
+    await session.execute(
+        delete(Assignment)
+        .where(col(Assignment.product) == row.product, col(Assignment.device_id).in_(holders))
+        .execution_options(synchronize_session=False)
+    )
+    assignment = {
+        "device_id": col(Device.id),
+        "product": literal(row.product),
+        "release_id": _BACK,
+        "assigned_at": literal(now, UtcDateTime),
+    }
+    source = (
+        select(*assignment.values())
+        .select_from(Device)
+        .join(RolloutDevice, col(RolloutDevice.number) == col(Device.number))
+        .join(_PREVIOUS, _IS_PREVIOUS)
+        .where(col(RolloutDevice.rollout) == row.number, chosen)
+    )
+    await session.execute(insert(Assignment).from_select(list(assignment), source))
+
+
+async def _watch(session: AsyncSession, row: Rollout, since: int, now: datetime) -> None:
+    """Who is on the way back has as long to be heard of as with an offer."""
+    check_at_s = int(now.timestamp()) + (order_of(row).silent_after_s or 0)
+    turned = select(col(RolloutOutcome.number)).where(
+        col(RolloutOutcome.id) > since, col(RolloutOutcome.state) == "reverting"
+    )
+    await session.execute(
+        update(RolloutDevice)
+        .where(col(RolloutDevice.rollout) == row.number, col(RolloutDevice.number).in_(turned))
+        .values(check_at_s=check_at_s)
+        .execution_options(synchronize_session=False)
+    )
