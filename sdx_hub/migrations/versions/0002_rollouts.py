@@ -58,7 +58,9 @@ def upgrade() -> None:
         sa.Column("sent_through", BIG, nullable=False),
         sa.Column("created_by", sa.String(80), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
+        sa.Column("failing_since", TIME, nullable=True),
         sa.Column("disabled_at", TIME, nullable=True),
+        sa.Column("disabled_code", sa.String(32), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook")),
     )
     op.create_table(

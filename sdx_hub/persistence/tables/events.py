@@ -36,7 +36,9 @@ class Webhook(SQLModel, table=True):
         types: JSON list of event types, or of prefixes that end in `.*`; empty means all.
         secret: The key of the signature, base64. It is needed in clear to sign with.
         sent_through: Id of the last event that deliveries were made of.
-        disabled_at: After it failed for too long; a person enables it again.
+        failing_since: When the first attempt failed after the last that did not; None while it goes well.
+        disabled_at: After it failed for too long, or at its receiver's wish; a person enables it again.
+        disabled_code: `failing` or `gone`; empty while it is enabled.
     """
 
     __tablename__ = "webhook"
@@ -48,7 +50,9 @@ class Webhook(SQLModel, table=True):
     sent_through: int = Field(sa_column=Column(BigInt, nullable=False))
     created_by: str = Field(max_length=80)
     created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    failing_since: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
     disabled_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
+    disabled_code: str = Field(default="", max_length=32)
 
     def __repr__(self) -> str:
         return f"Webhook(id={self.id!r}, secret=***)"
@@ -59,7 +63,7 @@ class WebhookDelivery(SQLModel, table=True):
 
     Attributes:
         state: `due` until it was taken (`done`) or given up (`failed`).
-        next_at: When it is tried next.
+        next_at: When it is tried next; of one that is not due any more, when that became so.
         status: HTTP status of the last attempt; 0 where there was no answer.
         error: What went wrong last.
     """

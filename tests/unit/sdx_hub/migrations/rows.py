@@ -211,7 +211,9 @@ ROWS: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]] = {
                 "sent_through": 0,
                 "created_by": "adam",
                 "created_at": _TIME,
+                "failing_since": _TIME,
                 "disabled_at": None,
+                "disabled_code": "",
             }
         ],
         "webhook_delivery": [
