@@ -36,6 +36,7 @@ from sdx_hub.services.rollouts.carrying import carry_over
 from sdx_hub.services.rollouts.rollout_rows import order_of, rollout_id
 
 BATCH: Final = 2_000
+_FAILED: Final = ("failed", "rolled_back", "refused")
 
 _OFFERED: Any = aliased(Release)
 _PREVIOUS: Any = aliased(Release)
@@ -228,3 +229,40 @@ async def _watch(session: AsyncSession, row: Rollout, since: int, now: datetime)
         .values(check_at_s=check_at_s)
         .execution_options(synchronize_session=False)
     )
+
+
+async def put_back_failed(session: AsyncSession, seq: int, product: str, now: datetime) -> None:
+    """Let marked devices go back from releases of other products that failed on them, with what they are offered now.
+
+    A device refuses a desired state that holds what it knows to be bad, so such a release would have the new one
+    refused. Its member stays what it is.
+
+    Args:
+        session: Of the unit of work that marked devices with `seq`, before it opens their actions.
+        seq: See `desired_state.mark`.
+        product: Of the release that is offered.
+        now: UTC.
+    """
+    members = (
+        select(_BACK)
+        .select_from(Device)
+        .join(RolloutDevice, col(RolloutDevice.number) == col(Device.number))
+        .join(Rollout, col(Rollout.number) == col(RolloutDevice.rollout))
+        .outerjoin(_PREVIOUS, _IS_PREVIOUS)
+        .where(
+            col(Device.id) == col(Assignment.device_id),
+            col(Rollout.product) == col(Assignment.product),
+            col(RolloutDevice.offered) == col(Assignment.release_id),
+            col(RolloutDevice.state).in_(_FAILED),
+        )
+        .correlate(Assignment)
+    )
+    marked = select(col(Device.id)).where(col(Device.change_seq) == seq)
+    failed = and_(col(Assignment.device_id).in_(marked), col(Assignment.product) != product, members.exists())
+    # It may have failed in several rollouts of the same release; only the first of them has something before it.
+    back: Any = members.with_only_columns(func.max(_BACK), maintain_column_froms=True).scalar_subquery()
+    for change in (
+        delete(Assignment).where(failed, back.is_(None)),
+        update(Assignment).where(failed).values(release_id=back, assigned_at=now),
+    ):
+        await session.execute(change.execution_options(synchronize_session=False))
