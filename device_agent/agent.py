@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from device_agent.core.backoff import delay_s, poll_again_s
 from device_agent.core.errors import TransportError
@@ -22,6 +23,7 @@ from device_agent.ports.polling import Poller
 from device_agent.ports.service import ServiceManager
 from device_agent.ports.storage import Storage
 from device_agent.ports.token import settle_token
+from device_agent.ports.usage import Usage
 
 _LOOK_S = 1.0
 """How often a running worker and the outbox are looked at."""
@@ -43,6 +45,7 @@ class Agent:
         storage: For the poll's note and the outbox.
         clock: Monotonic time and sleep.
         service: Told that we are ready and alive.
+        usage: Looked at now and then: only a worker can sign what there is to report.
         say: Takes a line for the log.
         uniform: For jitter.
     """
@@ -55,18 +58,21 @@ class Agent:
         storage: Storage,
         clock: Clock,
         service: ServiceManager,
+        usage: Usage,
         say: Say,
         uniform: Uniform = random.uniform,
     ) -> None:
         self._home, self._hub, self._storage, self._clock = home, hub, storage, clock
-        self._service, self._say, self._uniform = service, say, uniform
+        self._service, self._usage, self._say, self._uniform = service, usage, say, uniform
         self._poller = Poller(hub)
         self._outbox = Outbox(home.outbox, storage)
         self._worker: subprocess.Popen[bytes] | None = None
         self._note = PollNote()
         self._failed_polls = self._failed_deliveries = 0
+        self._polled = False
         self._poll_at = self._deliver_at = 0.0
         self._work_at = _NEVER
+        self._look_at = 0.0
         self._restarted = True
         self._flags: list[str] = []
 
@@ -83,6 +89,8 @@ class Agent:
         finally:
             self._service.stopping()
             self._stop_worker()
+            with suppress(OSError):
+                self._usage.running.save()
             self._hub.close()
 
     def turn(self) -> None:
@@ -91,8 +99,9 @@ class Agent:
         self._reap()
         if self._clock.monotonic_s() >= self._poll_at:
             self._poll()
-        if self._clock.monotonic_s() >= self._deliver_at and self._outbox.counters():
+        if self._clock.monotonic_s() >= self._deliver_at and self._reports_wait():
             self._deliver()
+        self._count()
         if self._worker is None and self._clock.monotonic_s() >= self._work_at:
             self._start_worker()
         self._sleep()
@@ -114,6 +123,7 @@ class Agent:
             return
         if self._failed_polls:
             self._failed_polls, self._deliver_at = 0, 0.0  # The hub is back: so are the reports.
+        self._polled = True
         self._poll_at = self._clock.monotonic_s() + self._poller.next_in_s(polled.interval_s, self._uniform)
         answer = polled.answer
         if answer is None:
@@ -138,7 +148,12 @@ class Agent:
         self._note = note
         write_note(self._storage, self._home.poll, note)
 
+    def _reports_wait(self) -> bool:
+        """Whether there is something to deliver: patient reports only behind a poll."""
+        return bool(self._outbox.counters(patient=self._polled))
+
     def _deliver(self) -> None:
+        self._polled = False
         try:
             receipts = self._outbox.deliver(self._hub)
         except TransportError as error:
@@ -153,6 +168,15 @@ class Agent:
             if receipt.status == "refused":
                 self._say(f"The hub refused report {receipt.counter}: {receipt.detail} ({receipt.code})")
         settle_token(self._home, self._storage, receipts)
+
+    def _count(self) -> None:
+        """Keep the time that the craft was on, and have a worker report its use when there is something to say."""
+        with suppress(OSError):  # A full medium is no reason to stop polling.
+            self._usage.running.save_if_due()
+        if self._worker is None and self._clock.monotonic_s() >= self._look_at:
+            if self._usage.news() is not None:
+                self._work_at = 0.0
+            self._look_at = self._clock.monotonic_s() + self._usage.look_in_s()
 
     def _start_worker(self) -> None:
         flags = ["--restarted", *self._flags] if self._restarted else self._flags
@@ -186,9 +210,11 @@ class Agent:
     def _sleep(self) -> None:
         """Until the next thing is due; shorter while a worker runs, and for the watchdog."""
         due_s = min(self._poll_at, self._work_at if self._worker is None else _NEVER)
-        if self._outbox.counters():
+        if self._reports_wait():
             due_s = min(due_s, self._deliver_at)
-        wait_s = max(due_s - self._clock.monotonic_s(), 0.0)
+        if self._worker is None:
+            due_s = min(due_s, self._look_at)
+        wait_s = min(max(due_s - self._clock.monotonic_s(), 0.0), max(self._usage.running.due_in_s(), _LOOK_S))
         if self._service.watchdog_s:
             wait_s = min(wait_s, self._service.watchdog_s / 3)
         if self._worker is None:

@@ -138,12 +138,14 @@ def _poll_for_ever(home: Home) -> int:
     from device_agent.ports.lock import locked
     from device_agent.ports.service import ServiceManager
     from device_agent.ports.storage import DiskStorage
+    from device_agent.ports.usage import Usage
 
     with locked(home.agent_lock):
-        settings, clock = read_settings(home), SystemClock()
+        settings, clock, storage = read_settings(home), SystemClock(), DiskStorage()
         read_identity(home)
         hub = Hub(settings.hub, lambda: read_identity(home).token, clock, silence_s=settings.limits.socket_timeout_s)
-        agent = Agent(home, hub, storage=DiskStorage(), clock=clock, service=ServiceManager(), say=_log)
+        usage = Usage(home, settings.usage, storage, clock)
+        agent = Agent(home, hub, storage=storage, clock=clock, service=ServiceManager(), usage=usage, say=_log)
         agent.run()
     return EXIT_OK
 

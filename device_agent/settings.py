@@ -71,6 +71,19 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     storage_reserve_bytes: Annotated[int, Meta(ge=0)] = 16 * 1024**2
 
 
+class UsageSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much the craft is used, for the hub: what came after an update is what it is watched by.
+
+    Attributes:
+        file: JSON `{"flights": N, "running_s": N}` of totals that the flight stack keeps; empty: how long the craft was
+            on, and no flights.
+        interval_s: At most one report in so much time that the craft was on.
+    """
+
+    file: str = ""
+    interval_s: Seconds = 3600.0
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """All of agent.toml. `sdx-agent enrol` writes the first three."""
 
@@ -82,6 +95,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     health: tuple[Command, ...] = ()
     trial: TrialSettings = TrialSettings()
     limits: Limits = Limits()
+    usage: UsageSettings = UsageSettings()
 
 
 def decode_settings(raw: bytes) -> Settings:
@@ -99,6 +113,8 @@ def decode_settings(raw: bytes) -> Settings:
     gate = settings.gate
     if (gate.kind == "file" and not gate.path.startswith("/")) or (gate.kind == "command" and not gate.argv):
         raise SettingsError(f"agent.toml: the gate of kind {gate.kind!r} needs an absolute `path`, or an `argv`.")
+    if settings.usage.file and not settings.usage.file.startswith("/"):
+        raise SettingsError("agent.toml: the `file` of [usage] must be an absolute path.")
     commands = [command.argv for command in (*settings.health, settings.activate) if command is not None]
     if gate.kind == "command":
         commands.append(gate.argv)

@@ -7,11 +7,13 @@ import msgspec
 from device_agent import AGENT_VERSION
 from device_agent.core import journal as journals
 from device_agent.core.states import action_of, tag_of
+from device_agent.ports.clock import SystemClock
 from device_agent.ports.home import Home
 from device_agent.ports.identity import read_identity, read_settings
 from device_agent.ports.notes import read_poll, read_worker
 from device_agent.ports.outbox import Outbox
 from device_agent.ports.storage import DiskStorage, read_optional
+from device_agent.ports.usage import Usage, UsageUnreadable
 
 
 def describe(home: Home) -> dict[str, Any]:
@@ -35,9 +37,18 @@ def describe(home: Home) -> dict[str, Any]:
         "gate": {"kind": settings.gate.kind, "closed": worked.gate},
         "outbox": len(Outbox(home.outbox, DiskStorage()).counters()),
         "bad": [msgspec.to_builtins(entry) for entry in journal.bad],
+        "usage": _usage(Usage(home, settings.usage, DiskStorage(), SystemClock())),
         "hub": settings.hub,
         "agent_version": AGENT_VERSION,
     }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    try:
+        totals = usage.totals()
+    except UsageUnreadable as error:
+        return {"flights": None, "running_s": None, "error": {"code": error.code, "detail": str(error)}}
+    return {"flights": totals.flights, "running_s": totals.running_s, "error": None}
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
@@ -57,6 +68,11 @@ def sentences(found: dict[str, Any]) -> list[str]:
         lines.append("Gate: none is configured; updates are installed at any time")
     elif found["gate"]["closed"]:
         lines.append(f"Gate: closed, {found['gate']['closed']}")
+    used = found["usage"]
+    if used["error"]:
+        lines.append(f"Use: {used['error']['detail']}")
+    else:
+        lines.append(f"Use: {used['flights']} flights, {used['running_s'] / 3600:.1f} hours")
     if found["outbox"]:
         lines.append(f"{found['outbox']} reports wait for the hub")
     lines += [f"Rolled back before: {', '.join(bad['components'])} ({bad['digests'][0][:12]})" for bad in found["bad"]]

@@ -9,6 +9,8 @@ downloads/                 the worker: bytes from the link, not believed before 
 metadata/{director,image}/ the worker: verified metadata
 outbox/                    signed reports: the worker adds, whoever delivers removes
 poll.json                  the poller: what the hub wants now, and what went wrong last
+running.json               the poller: seconds that the craft was on
+usage.json                 the worker: the use that it reported last
 worker.json                the worker: when to start it again, and what went wrong last
 *.lock                     held while a process works in here
 """
@@ -37,6 +39,8 @@ class Home:
         self.outbox = root / "outbox"
         self.budget = root / "budget.json"
         self.poll = root / "poll.json"
+        self.running = root / "running.json"
+        self.usage = root / "usage.json"
         self.worker = root / "worker.json"
         self.agent_lock = root / "agent.lock"
         self.worker_lock = root / "worker.lock"

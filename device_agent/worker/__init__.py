@@ -57,6 +57,7 @@ def work(
     """
     before = WorkerNote() if restarted else read_worker(place.home.worker)
     worker = Worker(place, wanted, before)
+    place.reporter.usage(place.usage)
     pause = worker.run(restarted=restarted)
     if rotate_token:
         place.reporter.rotate_token()
@@ -112,6 +113,7 @@ def run(
 
 
 def _run_once(place: Workplace) -> int:
+    place.usage.running.save_if_due()
     answer, error = _poll(place)
     wanted = None if answer is None else answer.action
     note = PollNote(wanted or "", known=answer is not None, error=_problem(error))

@@ -36,6 +36,7 @@ from device_agent.core.states import (
     RolledBack,
     RollingBack,
     Staged,
+    State,
     Switched,
     SwitchedBack,
     Trial,
@@ -75,6 +76,7 @@ class Worker:
         self._hint, self._served = before.hint, before.served
         self._plan: Verified[Plan] | None = None
         self._rejected = False
+        self._waited = bool(before.gate)
         self.reported_inventory = False
         self.ended: list[LastResult] = []
         self._preparation = Preparation(place, self._heed)
@@ -172,6 +174,8 @@ class Worker:
             self._plan = self._verified()
         self._preparation.fetch(self._plan.value)
         self._post(Accept(self._plan))
+        if self._plan.value.items:
+            self._milestone(self._journal.state)
 
     def _arm(self, _state: VerifiedState) -> None:
         self._post(Arm())
@@ -180,12 +184,15 @@ class Worker:
         pause = self._gate_is_closed()
         if pause is None:
             self._post(GateOpened())
+            self._opened(self._journal.state)
         return pause
 
     def _stage(self, state: Installing) -> Pause | None:
         self._installation.stage(state.plan.value)
         pause = self._gate_is_closed()
         if pause is None:
+            if self._waited:
+                self._opened(state)
             self._post(Staged(self._place.settings.trial.starts))
         return pause
 
@@ -215,6 +222,9 @@ class Worker:
         self._post(SwitchedBack())
 
     def _sign_result(self, state: Committed | Failed | RolledBack) -> None:
+        if isinstance(state, Committed):
+            # Before the result: what the craft is used from here on is use of the new version.
+            self._place.reporter.usage(self._place.usage, at_once=True)
         self._post(self._place.reporter.sign_result(self._journal, result_of(state)))
 
     def _file_result(self, state: Reported) -> None:
@@ -272,13 +282,24 @@ class Worker:
                 state.plan.value.action, tag_of(Trial), "cancel_rejected", "The new version is on trial already."
             )
 
+    def _milestone(self, state: State) -> None:
+        """Tell of a state that nobody acts on: it costs no connection of its own."""
+        self._place.reporter.progress(action_of(state), tag_of(type(state)), patient=True)
+
+    def _opened(self, state: State) -> None:
+        self._waited = False
+        self._milestone(state)
+
     def _gate_is_closed(self) -> Pause | None:
         answer = self._place.gate.ask()
         if answer.is_open:
             return None
-        if not self._before.gate:
-            state = self._journal.state
-            self._place.reporter.progress(action_of(state), tag_of(type(state)), "gate_closed", answer.reason)
+        if not self._waited:
+            # Also where the slots are filled already: a craft that waits for the ground may fly out of reach, and that
+            # is no sign of an installation gone wrong.
+            action = action_of(self._journal.state)
+            self._place.reporter.progress(action, tag_of(Ready), "gate_closed", answer.reason)
+        self._waited = True
         return Pause(wake_s=self._place.settings.gate.retry_s, gate=answer.reason)
 
     def _look(self, plan: Plan) -> Outcome:

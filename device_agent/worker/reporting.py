@@ -14,6 +14,7 @@ from device_agent.ports.outbox import Outbox
 from device_agent.ports.signing import Signer
 from device_agent.ports.storage import Storage, replace_file
 from device_agent.ports.token import AnnouncedToken
+from device_agent.ports.usage import Usage
 from firmware_schemas.device_api import (
     DEVICE_TOKEN_PREFIX,
     InventoryReport,
@@ -21,6 +22,7 @@ from firmware_schemas.device_api import (
     ReportBody,
     ResultReport,
     TokenReport,
+    UsageReport,
 )
 
 MAX_DETAIL_CHARS = 1_000
@@ -62,10 +64,16 @@ class Reporter:
         components = tuple(entry.component for entry in journal.installed)
         self._file(InventoryReport(components, dict(journal.floors), AGENT_VERSION, self._clock.boot_id()))
 
-    def progress(self, action: str, state: str, code: str = "", detail: str = "") -> None:
-        """A milestone, for the timeline; dropped where too much waits already."""
+    def progress(self, action: str, state: str, code: str = "", detail: str = "", *, patient: bool = False) -> None:
+        """A milestone, for the timeline; dropped where too much waits already. See `Outbox` for `patient`."""
         if len(self._outbox.counters()) < _MOST_WAITING:
-            self._file(ProgressReport(action, state, code[:64], detail[:MAX_DETAIL_CHARS]))
+            self._file(ProgressReport(action, state, code[:64], detail[:MAX_DETAIL_CHARS]), patient=patient)
+
+    def usage(self, usage: Usage, *, at_once: bool = False) -> None:
+        """How much the craft was used, where the hub should hear of it; see `Usage.news`."""
+        totals = usage.news(at_once=at_once)
+        if totals is not None:
+            usage.remember(totals, self._file(UsageReport(totals.flights, totals.running_s), patient=True))
 
     def rotate_token(self) -> None:
         """Make a new poll token and announce its hash; the old one is used until the hub has acknowledged it."""
@@ -78,6 +86,7 @@ class Reporter:
         self._outbox.add(counter, self._signer.report(counter, TokenReport(digest)))
         replace_file(self._storage, self._home.next_token, msgspec.json.encode(AnnouncedToken(counter, token)))
 
-    def _file(self, body: ReportBody) -> None:
+    def _file(self, body: ReportBody, *, patient: bool = False) -> int:
         counter = self._outbox.next_counter()
-        self._outbox.add(counter, self._signer.report(counter, body))
+        self._outbox.add(counter, self._signer.report(counter, body), patient=patient)
+        return counter

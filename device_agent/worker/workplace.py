@@ -20,6 +20,7 @@ from device_agent.ports.hub import Hub, Link
 from device_agent.ports.identity import read_identity, read_settings
 from device_agent.ports.signing import Signer
 from device_agent.ports.storage import Storage
+from device_agent.ports.usage import Usage
 from device_agent.settings import GateSettings, Settings
 from device_agent.worker.reporting import Reporter
 
@@ -41,6 +42,7 @@ class Workplace(Struct, frozen=True):
     reporter: Reporter
     gate: Gate
     health: Health
+    usage: Usage
     uniform: Uniform
 
 
@@ -90,6 +92,7 @@ def furnish(
         reporter=Reporter(home, storage, Signer(_key(home), identity.device_id, clock), clock),
         gate=_gate(settings.gate, commands),
         health=Health(commands, settings.health, lambda component: _current(home, component)),
+        usage=Usage(home, settings.usage, storage, clock),
         uniform=uniform,
     )
 

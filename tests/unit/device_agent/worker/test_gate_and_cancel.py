@@ -79,7 +79,27 @@ def test_a_closed_gate_is_reported_once(hub: StaticHub, craft: Craft) -> None:
     gate(craft, False)
     hub.assign(hub.publish("app", 2, payloads(2)))
     craft.run_once()
-    assert progress(hub) == [("DOWNLOADING", ""), ("READY", "gate_closed")]
+    assert progress(hub) == [("DOWNLOADING", ""), ("VERIFIED", ""), ("READY", "gate_closed")]
+
+
+def test_each_step_is_reported(hub: StaticHub, craft: Craft) -> None:
+    hub.assign(hub.publish("app", 2, payloads(2)))
+    craft.run_once()
+    assert progress(hub) == [("DOWNLOADING", ""), ("VERIFIED", ""), ("INSTALLING", ""), ("TRIAL", "")]
+
+
+def test_a_gate_that_opens_again_is_reported(hub: StaticHub, craft: Craft) -> None:
+    """Closed before the slots are filled and before the switch: a craft on its way to fly is waiting both times."""
+    gate(craft, False, True, False, False, True)
+    hub.assign(hub.publish("app", 2, payloads(2)))
+    assert craft.run_once() == 0
+    assert progress(hub)[2:] == [
+        ("READY", "gate_closed"),
+        ("INSTALLING", ""),
+        ("READY", "gate_closed"),
+        ("INSTALLING", ""),
+        ("TRIAL", ""),
+    ]
 
 
 def waiting(craft: Craft, hub: StaticHub) -> str:

@@ -283,7 +283,7 @@ def test_a_first_installation(hub: StaticHub, tmp_path: Path) -> None:
     craft = Craft(hub, enrolled(hub, tmp_path / "fresh"))
     hub.poll["inventory"] = True
     assert craft.run_once() == 0
-    assert hub.kinds() == ["inventory"]
+    assert hub.kinds() == ["usage", "inventory"]
     hub.assign(hub.publish("app", 1, payloads(1)))
     assert craft.run_once() == 0
     assert craft.version() == "1"
