@@ -9,6 +9,7 @@ from sdx_hub.domain.rollout import counting
 from sdx_hub.domain.rollout.facts import Facts, WaveFacts
 from sdx_hub.domain.rollout.policy import Soak
 from sdx_hub.domain.rollout.states import GOOD, OUT
+from sdx_hub.domain.rollout.words import clock, span
 
 _NOT_COUNTED = frozenset({*OUT, "superseded"})
 _SLACK = 1e-9
@@ -63,8 +64,9 @@ def held(facts: Facts, wave: WaveFacts) -> Held | None:
 
 def _soaking(soak: Soak, wave: WaveFacts, committed: int, now: datetime) -> Held | None:
     label = name(wave)
-    since = wave.last_ended_at or wave.opened_at
-    until = since + timedelta(seconds=soak.seconds) if since else now
+    if wave.last_ended_at is None:
+        return None  # There is nothing to watch.
+    until = wave.last_ended_at + timedelta(seconds=soak.seconds)
     if now < until:
         return Held(
             "soak_time",
@@ -93,18 +95,5 @@ def name(wave: WaveFacts) -> str:
 
 
 def _pending(queued: int, under_way: int) -> str:
-    parts = [f"{queued} queued" if queued else "", f"{under_way} under way" if under_way else ""]
-    return f"{' and '.join(part for part in parts if part)}"
-
-
-def clock(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def span(seconds: int) -> str:
-    """`90 s`, `15 min`, `8 h`, `3 days`."""
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{seconds // 60} min"
-    return f"{seconds // 3600} h" if seconds < 172_800 else f"{seconds // 86_400} days"
+    parts = (f"{queued:,} queued" if queued else "", f"{under_way:,} under way" if under_way else "")
+    return " and ".join(filter(None, parts))

@@ -12,13 +12,14 @@ Rules, in this order; the first that applies decides:
     8  otherwise                                    offers to `slots` members       go_on
 
 What stops comes first, the stronger stop before the weaker: so a decision that was applied is not followed by
-another one on the same facts, except that waves open one by one. A halt comes out of `paused` as well, because what is under
-way there goes on and tells more. Nothing but a person leads out of `paused` and `halted` otherwise.
+another one on the same facts, except that waves open one by one. A halt comes out of `paused` as well, because what
+is under way there goes on and tells more. Nothing but a person leads out of `paused` and `halted` otherwise.
 """
 
 from sdx_hub.domain.rollout import closing, counting, gate, windows
 from sdx_hub.domain.rollout.facts import Decision, Facts, Reading, Rule, WaveFacts
 from sdx_hub.domain.rollout.states import BAD, ENDED, GOOD
+from sdx_hub.domain.rollout.words import clock, several, span
 
 _STOPPABLE = ("running", "paused")
 _TO_BRING_BACK = frozenset({*counting.UNDER_WAY, *GOOD, *BAD, "off_duty", "withdrawn", "reverting"})
@@ -122,7 +123,7 @@ def _open(facts: Facts, reading: Reading, current: WaveFacts | None, following: 
         facts.state,
         following.wave,
         "",
-        f"{before}{closing.name(following)} opens, with {following.size} members. {why}".rstrip(),
+        f"{before}{closing.name(following)} opens, with {several(following.size, 'member')}. {why}".rstrip(),
         reading,
         slots,
         waits_for,
@@ -143,14 +144,18 @@ def _offers(facts: Facts, wave: int) -> tuple[int | None, str, str]:
         return 0, "outcomes", ""
     opened = tuple(map(windows.parse, order.windows))
     if not order.urgent and not windows.is_open(opened, facts.now):
-        return 0, "window", f"Offers are made again at {closing.clock(windows.next_open(opened, facts.now))}."
+        return 0, "window", f"Offers are made again at {clock(windows.next_open(opened, facts.now))}."
     if not order.limits.in_flight:
         return None, "", ""
     under_way = counting.count(facts, counting.UNDER_WAY)
     slots = max(0, order.limits.in_flight - under_way)
     if slots:
         return slots, "", ""
-    return 0, "limit", f"{under_way} devices are under way, and {order.limits.in_flight} may be: one has to end first."
+    return (
+        0,
+        "limit",
+        f"{several(under_way, 'device')} under way, and {order.limits.in_flight:,} may be: one has to end first.",
+    )
 
 
 def _revert(facts: Facts, reading: Reading) -> Decision:
@@ -163,8 +168,8 @@ def _revert(facts: Facts, reading: Reading) -> Decision:
             facts.state,
             facts.wave,
             "",
-            f"{pending} devices are on their way back; {counts} Each of them ends with its result, or when it was not "
-            f"heard for {closing.span(facts.order.silent_after_s or 0)}.",
+            f"{several(pending, 'device')} on the way back; {counts} Each of them ends with its result, or when it was not "
+            f"heard for {span(facts.order.silent_after_s or 0)}.",
             reading,
             waits_for="outcomes",
         )

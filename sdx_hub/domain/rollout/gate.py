@@ -23,13 +23,14 @@ equal parts on each kind alone: a mean of such bets is one again.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from math import exp, fsum, log, log1p
+from math import exp, fsum, log, log1p, sqrt
 
 from msgspec import structs
 
 from sdx_hub.domain.rollout import bounds
 from sdx_hub.domain.rollout.facts import Accepted, Control, Reading
 from sdx_hub.domain.rollout.policy import Gate
+from sdx_hub.domain.rollout.words import number, percent, several
 
 RATES = 40
 """Over so many failure rates the stake is spread."""
@@ -108,10 +109,16 @@ def e_value(good: int, bad: int, allowed: float, base_rate: float) -> float:
 
 @lru_cache(maxsize=64)
 def _stake(base_rate: float) -> tuple[tuple[float, float, float, float], ...]:
-    """Rates, each in the middle of an equal step of the logarithm, with equal weights; and logarithms of all three."""
+    """Rates, equally spaced by their logarithms, each with its part of the stake; and logarithms of all three.
+
+    Parts are as the roots of the rates, which is a density of `r ** -0.5`: much is on rates of a few times the base
+    rate, where most bad releases are, and enough on those near 1 that the first device, if it fails, pauses. Chosen
+    by the exact distribution of the stopping time, among powers from 0 to -2: see docs/adr/0020-the-gate.md.
+    """
     step = -log(base_rate) / RATES
-    rates = [exp(log(base_rate) + step * (number + 0.5)) for number in range(RATES)]
-    return tuple((rate, -log(RATES), log(rate), log1p(-rate)) for rate in rates)
+    rates = [exp(log(base_rate) + step * (step_number + 0.5)) for step_number in range(RATES)]
+    whole = fsum(sqrt(rate) for rate in rates)
+    return tuple((rate, log(sqrt(rate) / whole), log(rate), log1p(-rate)) for rate in rates)
 
 
 def _overall(reading: Reading, gate: Gate, since: str) -> str:
@@ -119,10 +126,10 @@ def _overall(reading: Reading, gate: Gate, since: str) -> str:
     if not good + bad:
         return f"Nothing has ended yet{since}."
     if not bad:
-        plural, verb = ("install", "allows") if good == 1 else ("installs", "allow")
-        return f"{good} clean {plural}{since} still {verb} a failure rate of {bound}."
+        verb = "allows" if good == 1 else "allow"
+        return f"{several(good, 'clean install')}{since} still {verb} a failure rate of {bound}."
     return (
-        f"{bad} of {good + bad} failed{since}: the true rate is at most {bound}, and {percent(reading.allowed_rate)} "
+        f"{bad:,} of {good + bad:,} failed{since}: the true rate is at most {bound}, and {percent(reading.allowed_rate)} "
         f"is allowed; e = {number(reading.e_value)}, pause at {gate.pause_at:g}, halt at {gate.halt_at:g}."
     )
 
@@ -141,20 +148,9 @@ def _worst(
     if found[worst] <= max(1.0, overall):
         return ""
     ended = good[worst] + bad[worst]
-    return f" Most of it is {names[worst] or 'one kind'}: {bad[worst]} of {ended} failed, e = {number(found[worst])}."
-
-
-def percent(share: float) -> str:
-    """`14 %`; two digits below 1 %."""
-    hundred = share * 100
-    return f"{hundred:.0f} %" if hundred >= 1 or hundred == 0 else f"{hundred:.2g} %"
-
-
-def number(value: float) -> str:
-    """`12.3`, `4,310`, `2e+09`."""
-    if value >= 1e6:
-        return f"{value:.2g}"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return (
+        f" Most of it is {names[worst] or 'one kind'}: {bad[worst]:,} of {ended:,} failed, e = {number(found[worst])}."
+    )
 
 
 def _kept(value: float) -> float:
