@@ -46,6 +46,10 @@ from sdx_hub.services.repositories.roots import TrustRoots
 from sdx_hub.services.repositories.trust_alarms import expiries
 from sdx_hub.services.repositories.trust_overview import TrustOverview
 from sdx_hub.services.shared_time import LOOK_S, SharedTime
+from sdx_hub.services.webhooks import delivering
+from sdx_hub.services.webhooks.queue import DeliveryQueue
+from sdx_hub.services.webhooks.sending import Sender
+from sdx_hub.services.webhooks.webhooks import WebhookService
 from sdx_hub.settings import Settings
 from sdx_hub.trust.online import Lives, OnlineSigners
 
@@ -109,6 +113,10 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
         reports = ReportService(database, clock, fleet)
         assigning = AssigningService(database, clock, fleet)
         events = feed.EventFeed(database, settings.max_event_streams)
+        plain = settings.environment == "development"
+        deliveries = DeliveryQueue(database, clock)
+        worker = delivering.DeliveryWorker(deliveries, Sender(_VERSION, plain=plain), clock)
+        at_end.push_async_callback(worker.stop)
         hub = Hub(
             people=PeopleService(database, clock),
             enrolment=EnrolmentService(database, clock, TrustRoots(database, image), fleet),
@@ -130,6 +138,7 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
             fleet=fleet,
             events=events,
             progress=progress.Progress(database, clock, events.wake),
+            webhooks=WebhookService(database, clock, plain=plain),
             blobs=storage.served,
             metrics=Metrics(
                 Sources(
@@ -154,11 +163,14 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
         notices.on(FLEET_CHANNEL, fleet.catch_up)
         notices.on(TRUST_CHANNEL, image.refresh)
         notices.on(EVENTS_CHANNEL, events.look)
+        notices.on(EVENTS_CHANNEL, worker.look)
         notices.start()
         at_end.push_async_callback(notices.stop)
         loops = _start_loops(hub, settings, shared_time)
         at_end.push_async_callback(loops.stop)
         loops.every(0, poll.lag.measure, "loop-lag")
+        loops.every(delivering.LOOK_S, worker.look, "webhooks")
+        loops.every(_SWEEP_S, deliveries.sweep, "sweep-webhooks")
         poll.serve(fleet)
         yield hub
 

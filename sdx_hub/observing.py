@@ -45,6 +45,8 @@ DIRECTOR_DOCUMENTS: Final = "director_documents_signed"
 IMAGE_TIMESTAMPS: Final = "image_timestamps_signed"
 ROLLOUT_DECISIONS: Final = "rollout_decisions_"
 """With the name of the rule, or of a person's command: how often it decided."""
+WEBHOOK_ATTEMPTS: Final = {outcome: f"webhook_attempts_{outcome}" for outcome in ("taken", "failed")}
+"""By how they ended."""
 REPORTS: Final = {status: f"reports_{status}" for status in ("accepted", "duplicate", "refused")}
 """By what became of a report."""
 

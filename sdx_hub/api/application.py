@@ -26,6 +26,7 @@ from sdx_hub.api import (
     trust,
     tuf,
     uploads,
+    webhooks,
 )
 from sdx_hub.api.auth import person, provide_device, provide_principal
 from sdx_hub.api.description import StrictBodies, Tuples
@@ -66,6 +67,7 @@ def application(running: Running, version: str) -> Litestar:
             devices.router,
             filters.router,
             events.router,
+            webhooks.router,
             assignments.router,
             audit.router,
         ],

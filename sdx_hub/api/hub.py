@@ -24,6 +24,7 @@ from sdx_hub.services.releases.uploads import UploadService
 from sdx_hub.services.repositories.director import Director
 from sdx_hub.services.repositories.image_repository import ImageRepository
 from sdx_hub.services.repositories.trust_overview import TrustOverview
+from sdx_hub.services.webhooks.webhooks import WebhookService
 
 
 class Hub(Struct, frozen=True):
@@ -49,5 +50,6 @@ class Hub(Struct, frozen=True):
     fleet: FleetState
     events: EventFeed
     progress: Progress
+    webhooks: WebhookService
     blobs: BlobReader
     metrics: Metrics
