@@ -168,8 +168,8 @@ def _revert(facts: Facts, reading: Reading) -> Decision:
             facts.state,
             facts.wave,
             "",
-            f"{several(pending, 'device')} on the way back; {counts} Each of them ends with its result, or when it was not "
-            f"heard for {span(facts.order.silent_after_s or 0)}.",
+            f"{several(pending, 'device')} on the way back; {counts} Each of them ends with its result, or "
+            f"when it was not heard for {span(facts.order.silent_after_s or 0)}.",
             reading,
             waits_for="outcomes",
         )

@@ -122,15 +122,16 @@ def _stake(base_rate: float) -> tuple[tuple[float, float, float, float], ...]:
 
 
 def _overall(reading: Reading, gate: Gate, since: str) -> str:
-    good, bad, bound = reading.good, reading.bad, percent(reading.bound)
+    good, bad = reading.good, reading.bad
+    bound, allowed = percent(reading.bound), percent(reading.allowed_rate)
     if not good + bad:
         return f"Nothing has ended yet{since}."
     if not bad:
         verb = "allows" if good == 1 else "allow"
         return f"{several(good, 'clean install')}{since} still {verb} a failure rate of {bound}."
     return (
-        f"{bad:,} of {good + bad:,} failed{since}: the true rate is at most {bound}, and {percent(reading.allowed_rate)} "
-        f"is allowed; e = {number(reading.e_value)}, pause at {gate.pause_at:g}, halt at {gate.halt_at:g}."
+        f"{bad:,} of {good + bad:,} failed{since}: the true rate is at most {bound}, and {allowed} is "
+        f"allowed; e = {number(reading.e_value)}, pause at {gate.pause_at:g}, halt at {gate.halt_at:g}."
     )
 
 
