@@ -131,10 +131,9 @@ def _first_attempt(hub: HubClient, identity: str, event: int) -> Any:
     """
     ends_s = time.monotonic() + _TEST_WITHIN_S
     while time.monotonic() < ends_s:
-        found = next(
-            (each for each in hub.pages(f"/webhooks/{segment(identity)}/deliveries") if each["event"] == event)
-        )
-        if found["attempts"]:
+        listed = hub.pages(f"/webhooks/{segment(identity)}/deliveries")
+        found = next((each for each in listed if each["event"] == event), None)
+        if found is not None and found["attempts"]:
             return found
         time.sleep(_LOOK_S)
     raise Unavailable(
