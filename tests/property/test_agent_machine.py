@@ -1,7 +1,7 @@
 """The agent's table of states, walked at random.
 
 Whatever happens in whatever order: an unknown event changes nothing, no slot that failed is ever current, floors never
-shrink, and an action that was switched has exactly one result.
+shrink and are what the committed releases said, and an action that was switched has exactly one result.
 """
 
 from typing import Any
@@ -63,6 +63,7 @@ class Craft(RuleBasedStateMachine):
         self.current: dict[str, str] = {}
         self.content: dict[tuple[str, str], str] = {}
         self.floors: dict[str, int] = {}
+        self.reviewed = 0
         self.results: dict[str, list[str]] = {}
         self.bad: set[str] = set()
 
@@ -72,9 +73,13 @@ class Craft(RuleBasedStateMachine):
 
     def post(self, event: Any) -> None:
         """The event, through the journal's own bytes: what is not stored does not count."""
+        plan = getattr(self.state, "plan", None)
         self.journal = journals.decode(journals.encode(advance(self.journal, event)))
 
-    def plan(self, counter: int, digests: tuple[str, ...]) -> Verified[Plan]:
+        if isinstance(self.state, states.Committed) and plan is not None:
+            self.reviewed = max(self.reviewed, plan.value.releases[0].floor)
+
+    def plan(self, counter: int, digests: tuple[str, ...], back: int | None) -> Verified[Plan]:
         """What a verifier would make of a release; it refuses counters below the floor."""
         parts = tuple(
             InstalledComponent(name, "file", "app", f"{counter}.0", counter, digest * 64)
@@ -85,9 +90,9 @@ class Craft(RuleBasedStateMachine):
             for part in parts
             if self.content.get((part.name, self.current.get(part.name, ""))) != part.sha256
         )
-        return Verified(
-            Plan(action_of(self.state), items, parts, (ReleaseRecord("app", f"{counter}.0", counter),), (), 0)
-        )
+        revert = None if back is None else min(back, counter)
+        record = ReleaseRecord("app", f"{counter}.0", counter, revert_counter=revert)
+        return Verified(Plan(action_of(self.state), items, parts, (record,), (), 0))
 
     @rule(
         kind=st.sampled_from(EVENTS),
@@ -112,12 +117,16 @@ class Craft(RuleBasedStateMachine):
         self.post(Offer(f"d.{self.actions}"))
 
     @precondition(lambda self: isinstance(self.state, Downloading))
-    @rule(counter=st.integers(1, 5), digests=st.tuples(*[st.sampled_from("abc")] * 2))
-    def accept(self, counter: int, digests: tuple[str, ...]) -> None:
+    @rule(
+        counter=st.integers(1, 5),
+        digests=st.tuples(*[st.sampled_from("abc")] * 2),
+        back=st.none() | st.integers(0, 5),
+    )
+    def accept(self, counter: int, digests: tuple[str, ...], back: int | None) -> None:
         if counter < self.floors.get("app", 0):
             self.post(Refuse("release_rollback", ""))
         else:
-            self.post(Accept(self.plan(counter, digests)))
+            self.post(Accept(self.plan(counter, digests, back)))
 
     @precondition(lambda self: isinstance(self.state, states.Offered))
     @rule()
@@ -195,6 +204,10 @@ class Craft(RuleBasedStateMachine):
         for product, floor in self.floors.items():
             assert self.journal.floors.get(product, 0) >= floor
         self.floors = dict(self.journal.floors)
+
+    @invariant()
+    def the_floor_is_the_largest_that_was_reviewed(self) -> None:
+        assert self.journal.floors.get("app", 0) == self.reviewed
 
     @invariant()
     def what_is_current_is_whole(self) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from device_agent.core import journal as journals
@@ -161,6 +162,35 @@ def test_an_inventory_is_sent_when_it_is_asked_for(hub: StaticHub, url: str, tmp
         until(lambda: hub.kinds() == ["usage", "inventory"])
         time.sleep(2.5)
     assert hub.kinds() == ["usage", "inventory"], "once for each answer that asks"
+
+
+def test_news_of_use_and_steps_wait_for_a_connection_that_is_open(hub: StaticHub, url: str, tmp_path: Path) -> None:
+    """What nobody acts on is delivered with something that somebody does, or right behind a poll."""
+    flown = tmp_path / "flown.json"
+    flown.write_text('{"flights": 1, "running_s": 60}')
+    home = enrolled(hub, tmp_path / "state", url, f'[usage]\nfile = "{flown}"\ninterval_s = 0.5\n')
+    real, batches, behind_a_poll = hub.answer, [], []
+
+    def answer(method: str, path: str, headers: Any, body: bytes) -> Any:
+        before = len(hub.reports)
+        reply = real(method, path, headers, body)
+        if path.startswith("/device/v1/"):
+            batches.append([msgspec.to_builtins(report.body) for report in hub.reports[before:]])
+            behind_a_poll.append(path == "/device/v1/poll")
+        return reply
+
+    hub.answer = answer  # type: ignore[method-assign]
+    with running(home):
+        until(lambda: "usage" in hub.kinds())
+        hub.assign(hub.publish("app", 1, [Payload("params", b"v1")]))
+        until(hub.ended)
+        flown.write_text('{"flights": 2, "running_s": 90}')
+        until(lambda: hub.kinds()[-1] == "usage" and hub.kinds().count("usage") >= 2)
+    patient = {"usage", "VERIFIED", "INSTALLING"}
+    said = [{body.get("state", body["kind"]) for body in batch} for batch in batches]
+    assert patient <= set().union(*said)
+    for number, names in enumerate(said):
+        assert not names or not names <= patient or behind_a_poll[number - 1], (number, said)
 
 
 def test_it_tells_the_service_manager(hub: StaticHub, url: str, tmp_path: Path) -> None:

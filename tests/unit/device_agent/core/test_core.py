@@ -173,6 +173,21 @@ def test_a_commit_never_lowers_a_floor() -> None:
     assert advance(trying, Healthy()).floors == {"app": 7, "base": 2}
 
 
+@pytest.mark.parametrize(("had", "revert", "floor"), [(0, None, 5), (0, 2, 2), (0, 0, 0), (3, 2, 3), (7, 2, 7)])
+def test_the_floor_after_a_commit_is_what_the_manifest_allows_to_go_back_to(
+    had: int, revert: int | None, floor: int
+) -> None:
+    made = Verified(plan(manifest_of("app", 5, PARTS, revert_counter=revert)))
+    trying = Journal(state=Trial(made, 1, "boot", 0), floors={"app": had})
+    assert advance(trying, Healthy()).floors == {"app": floor}
+
+
+def test_a_journal_of_an_agent_that_knew_no_way_back_is_read() -> None:
+    record = b'{"product":"app","version":"5","release_counter":5,"requires":[],"conflicts":[]}'
+    journal = journals.decode(b'{"floors":{"app":5},"releases":[' + record + b"]}")
+    assert [(kept.revert_counter, kept.floor) for kept in journal.releases] == [(None, 5)]
+
+
 def test_forgetting_what_was_bad() -> None:
     journal = Journal(bad=(BadSet(("aa11", "bb22"), (), "d.1", ""), BadSet(("cc33",), (), "d.2", "")))
     assert [entry.digests for entry in forget_bad(journal, "bb").bad] == [("cc33",)]

@@ -102,6 +102,28 @@ def test_a_lost_counter_file_is_made_up_for_by_what_waits(tmp_path: Path) -> Non
     assert outbox.next_counter() == 4
 
 
+def test_patient_reports_wait_for_others_and_go_in_order(tmp_path: Path) -> None:
+    outbox, hub = filled(tmp_path / "outbox", 1), Hub()
+    outbox.deliver(hub)
+    for name in ("r2", "r3"):
+        outbox.add(outbox.next_counter(), json.dumps({"payload": name, "signature": ""}).encode(), patient=True)
+    assert (outbox.counters(), outbox.counters(patient=False)) == ([2, 3], [])
+    outbox.add(outbox.next_counter(), b'{"payload":"r4","signature":""}')
+    assert outbox.counters(patient=False) == [4]
+    outbox.deliver(hub)
+    assert hub.batches == [["r1"], ["r2", "r3", "r4"]]
+    assert outbox.counters() == []
+    assert outbox.next_counter() == 5
+
+
+def test_a_patient_report_that_is_unacceptable_is_given_up_too(tmp_path: Path) -> None:
+    outbox = filled(tmp_path / "outbox", 1)
+    outbox.add(outbox.next_counter(), b'{"payload":"r2","signature":""}', patient=True)
+    receipts = outbox.deliver(Hub(bad="r2"))
+    assert [receipt.status for receipt in receipts] == ["accepted", "refused"]
+    assert outbox.counters() == []
+
+
 def test_half_written_files_are_not_sent(tmp_path: Path) -> None:
     folder = tmp_path / "outbox"
     outbox, hub = filled(folder, 1), Hub()
