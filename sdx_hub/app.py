@@ -45,10 +45,14 @@ from sdx_hub.services.repositories.image_repository import ImageRepository
 from sdx_hub.services.repositories.roots import TrustRoots
 from sdx_hub.services.repositories.trust_alarms import expiries
 from sdx_hub.services.repositories.trust_overview import TrustOverview
+from sdx_hub.services.rollouts.rollout_figures import rollout_figures
+from sdx_hub.services.rollouts.engine import RolloutEngine
+from sdx_hub.services.rollouts.leadership import Leadership
 from sdx_hub.services.shared_time import LOOK_S, SharedTime
 from sdx_hub.services.webhooks import delivering
 from sdx_hub.services.webhooks.queue import DeliveryQueue
 from sdx_hub.services.webhooks.sending import Sender
+from sdx_hub.services.webhooks.webhook_figures import webhook_figures
 from sdx_hub.services.webhooks.webhooks import WebhookService
 from sdx_hub.settings import Settings
 from sdx_hub.trust.online import Lives, OnlineSigners
@@ -152,6 +156,9 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
                     connections=lambda: database.in_use,
                     queues={"director": lambda: director.waiting, "reports": lambda: reports.waiting},
                     uploads=lambda: upload_figures(database),
+                    rollouts=lambda: rollout_figures(database),
+                    webhooks=lambda: webhook_figures(database, clock.now()),
+                    events=events,
                     folders=_folders(settings),
                     stale_s=settings.stale_s,
                 )
@@ -166,9 +173,13 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
         notices.on(EVENTS_CHANNEL, worker.look)
         notices.start()
         at_end.push_async_callback(notices.stop)
+        leadership = Leadership(database)
+        at_end.push_async_callback(leadership.resign)
         loops = _start_loops(hub, settings, shared_time)
         at_end.push_async_callback(loops.stop)
         loops.every(0, poll.lag.measure, "loop-lag")
+        engine = RolloutEngine(database, clock, fleet, grace_s=_grace_s(settings))
+        loops.every(settings.rollout_tick_ms / 1000, leadership.only(engine.tick), "rollouts")
         loops.every(delivering.LOOK_S, worker.look, "webhooks")
         loops.every(_SWEEP_S, deliveries.sweep, "sweep-webhooks")
         poll.serve(fleet)
@@ -196,6 +207,11 @@ def _start_loops(hub: Hub, settings: Settings, shared_time: SharedTime) -> Loops
     loops.every(feed.LOOK_S, hub.events.look, "events")
     loops.every(progress.LOOK_S, hub.progress.look, "rollout-progress")
     return loops
+
+
+def _grace_s(settings: Settings) -> float:
+    """In so long every device that is on has polled, also one that missed a poll."""
+    return 2 * (settings.poll_interval_s + settings.poll_jitter_s)
 
 
 def _lives(settings: Settings) -> Lives:

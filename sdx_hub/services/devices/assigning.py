@@ -34,6 +34,7 @@ from sdx_hub.services.devices.device_rows import find_device
 from sdx_hub.services.devices.fleet_state import FleetState
 from sdx_hub.services.devices.selecting import Condition, select_devices
 from sdx_hub.services.devices.suiting import fits, holds
+from sdx_hub.services.outcomes.superseding import superseded
 from sdx_hub.services.releases.release_rows import published_release
 
 MAX_DEVICES_PER_REQUEST: Final = 10_000
@@ -167,6 +168,7 @@ class AssigningService:
             .where(col(Assignment.release_id) == release_id)
             .execution_options(synchronize_session=False)
         )
+        await superseded(session, seq, now, "release_yanked")
         await open_actions(session, seq, now, ended="cancelled", code="release_yanked", why=f"{release_id} yanked")
         await uow.audit(actor, "release.unassign", release_id, devices=count)
         uow.after_commit(self._fleet.catch_up)
@@ -216,6 +218,7 @@ class AssigningService:
             if not assigned:
                 return
             await _replace_assignments(session, seq, release, now)
+            await superseded(session, seq, now)
             await open_actions(session, seq, now, ended="superseded", code="", why=f"{release.id} assigned")
             first = select(col(Device.id)).where(col(Device.change_seq) == seq).order_by(col(Device.number))
             ids = list(await session.scalars(first.limit(order.named)))

@@ -20,6 +20,7 @@ from sdx_hub.persistence.tables.assignments import Action
 from sdx_hub.persistence.tables.devices import Device, DeviceInventory, InstalledComponent
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.devices.device_rows import add_event
+from sdx_hub.services.outcomes import from_reports
 from sdx_hub.services.outcomes.usage import usage
 
 
@@ -45,6 +46,7 @@ async def apply(uow: UnitOfWork, device: Device, report: Report, envelope: Envel
                 code=progress.code,
                 detail=progress.detail,
             )
+            await from_reports.progress(uow, device, progress, now)
         case TokenReport() as token:
             return await _token(uow, device, token, now)
         case UsageReport() as body:
@@ -77,6 +79,7 @@ async def _result(uow: UnitOfWork, device: Device, result: ResultReport, now: da
         await uow.audit(
             device.id, "action.finish", result.action, result=result.result, code=result.code, device=device.id
         )
+    await from_reports.result(uow, device, result, now)
 
 
 async def _inventory(

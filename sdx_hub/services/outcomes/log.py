@@ -14,7 +14,7 @@ a mark is this transaction's own.
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, String, Text, and_, case, func, insert, literal, select, update
+from sqlalchemy import Row, Select, String, Text, and_, case, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -78,6 +78,46 @@ async def fold(session: AsyncSession, mark: int) -> None:
             back_version=case((and_(said, back), col(outcome.version)), else_=col(member.back_version)),
             check_at_s=case((col(outcome.state).in_(WATCHED), col(member.check_at_s)), else_=None),
         )
+        .execution_options(synchronize_session=False)
+    )
+
+
+async def note(
+    session: AsyncSession,
+    member: Row[Any],
+    now: datetime,
+    state: str,
+    *,
+    code: str,
+    detail: str,
+    version: int,
+    **more: int,
+) -> None:
+    """Append and fold for one member whose row is at hand, of an offer or a way back that it has already.
+
+    `more` are further columns of the member's row.
+    """
+    await session.execute(
+        insert(RolloutOutcome).values(
+            rollout=member.rollout,
+            number=member.number,
+            wave=member.wave,
+            stratum=member.stratum,
+            was=member.state,
+            state=state,
+            code=code,
+            detail=detail,
+            version=version,
+            time=now,
+        )
+    )
+    columns: dict[str, Any] = {"state": state, "code": code, **more}
+    if state not in WATCHED:
+        columns["check_at_s"] = None
+    await session.execute(
+        update(RolloutDevice)
+        .where(col(RolloutDevice.rollout) == member.rollout, col(RolloutDevice.number) == member.number)
+        .values(columns)
         .execution_options(synchronize_session=False)
     )
 

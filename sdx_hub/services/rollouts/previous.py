@@ -1,0 +1,50 @@
+"""What a device goes back to: the last release of the product that is known to be good on it."""
+
+from typing import Any
+
+from sqlalchemy import case, exists, func, select
+from sqlalchemy.orm import aliased
+from sqlmodel import col
+
+from sdx_hub.persistence.tables.assignments import Assignment
+from sdx_hub.persistence.tables.devices import Device, InstalledComponent
+from sdx_hub.persistence.tables.releases import Release
+from sdx_hub.persistence.tables.rollouts import TOUCHED_ROWS, RolloutDevice
+
+_Earlier: Any = aliased(RolloutDevice)
+
+
+def last_good(product: str) -> Any:
+    """For each row of `RolloutDevice`: what is assigned, or what that was to replace where it is not proven.
+
+    A release that some rollout offered and that the device did not commit is not: not after a failed attempt, not
+    before a second one. Where nothing was ever assigned, it is what the device runs, if that is published here.
+    """
+    of_device = col(Device.number) == col(RolloutDevice.number)
+    current = (
+        select(col(Assignment.release_id))
+        .join(Device, col(Device.id) == col(Assignment.device_id))
+        .where(of_device, col(Assignment.product) == product)
+        .scalar_subquery()
+    )
+    runs = (
+        select(col(Release.id))
+        .join(
+            InstalledComponent,
+            (col(InstalledComponent.product) == col(Release.product))
+            & (col(InstalledComponent.release_counter) == col(Release.release_counter)),
+        )
+        .join(Device, col(Device.id) == col(InstalledComponent.device_id))
+        .where(of_device, col(Release.product) == product, col(Release.state) == "published")
+        .order_by(col(Release.release_counter).desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    unproven = (
+        _Earlier.number == col(RolloutDevice.number),
+        TOUCHED_ROWS,
+        _Earlier.offered == current,
+        _Earlier.state != "committed",
+    )
+    before = select(_Earlier.previous).where(*unproven).order_by(_Earlier.rollout.desc()).limit(1).scalar_subquery()
+    return case((exists().where(*unproven), before), else_=func.coalesce(current, runs))

@@ -1,0 +1,82 @@
+"""What a tick does, on both databases: offers, outcomes, waves, decisions."""
+
+import pytest
+
+from sdx_hub.domain.rollout.policy import Gate
+from sdx_hub.persistence.database import Database
+from tests.unit.sdx_hub.services.conftest import MovableClock
+from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
+from tests.unit.sdx_hub.services.rollouts.rolling import Rolling
+
+OLD, NEW = "nav@1.0.0", "nav@2.0.0"
+NEVER = Gate(base_rate=0.49, pause_at=1e6, halt_at=1e6, critical=())
+"""It stops at nothing that these few devices do."""
+
+
+@pytest.fixture
+async def hub(database: Database, clock: MovableClock) -> Rolling:
+    hub = Rolling(database, clock)
+    await hub.release(OLD)
+    await hub.release(NEW)
+    return hub
+
+
+async def test_a_rollout_goes_through_its_waves_and_finishes(hub: Rolling) -> None:
+    serials = [f"S{number}" for number in range(10)]
+    await hub.craft(*serials, assigned=OLD)
+    await hub.begin(1, NEW, waves=("1", "50%", "100%"))
+    seen = []
+    for _ in range(3):
+        await hub.check(1)
+        offered = [serial for serial, state in (await hub.states(1)).items() if state == "offered"]
+        seen.append(len(offered))
+        for serial in offered:
+            assert await hub.assigned(serial) == {"nav": NEW}
+            for state in ("OFFERED", "DOWNLOADING", "VERIFIED", "READY", "INSTALLING", "TRIAL"):
+                await hub.says(serial, state)
+            await hub.ends(serial)
+        await hub.tick()
+    assert seen == [1, 4, 5]
+    assert await hub.counts(1) == {"committed": 10}
+    await hub.check(1)
+    row = await hub.rollout_row(1)
+    assert (row.state, row.code, row.wave) == ("finished", "all_done", 3)
+    assert row.ended_at is not None
+    assert await hub.waves(1) == [(1, True, True), (2, True, True), (3, True, True)]
+    assert await hub.rules(1) == ["open_wave", "open_wave", "open_wave", "finish"]
+    assert await hub.outcomes(1, "S0") == [
+        ("queued", "offered"),
+        ("offered", "downloading"),
+        ("downloading", "verified"),
+        ("verified", "waiting"),
+        ("waiting", "installing"),
+        ("installing", "trial"),
+        ("trial", "committed"),
+    ]
+
+
+async def test_who_is_not_heard_of(hub: Rolling) -> None:
+    await hub.craft("off", "heard", "busy", "switched", assigned=OLD)
+    hub.clock.move(seconds=10)
+    await hub.begin(1, NEW, gate=NEVER)
+    hub.clock.move(seconds=10)
+    await hub.polls("heard", "busy", "switched")
+    await hub.says("busy", "DOWNLOADING")
+    await hub.says("switched", "INSTALLING")
+    hub.clock.move(seconds=SILENT_AFTER_S - 11)
+    await hub.tick()
+    assert await hub.states(1) == {
+        "off": "offered",
+        "heard": "offered",
+        "busy": "downloading",
+        "switched": "installing",
+    }
+    hub.clock.move(seconds=20)
+    await hub.tick(2)
+    assert await hub.members(1) == {
+        "off": ("off_duty", "off_duty"),
+        "heard": ("silent", "silent"),
+        "busy": ("silent", "silent"),
+        "switched": ("lost", "lost_contact"),
+    }
+    await hub.check(1)
