@@ -45,9 +45,9 @@ from sdx_hub.services.repositories.image_repository import ImageRepository
 from sdx_hub.services.repositories.roots import TrustRoots
 from sdx_hub.services.repositories.trust_alarms import expiries
 from sdx_hub.services.repositories.trust_overview import TrustOverview
-from sdx_hub.services.rollouts.rollout_figures import rollout_figures
 from sdx_hub.services.rollouts.engine import RolloutEngine
 from sdx_hub.services.rollouts.leadership import Leadership
+from sdx_hub.services.rollouts.rollout_figures import rollout_figures
 from sdx_hub.services.shared_time import LOOK_S, SharedTime
 from sdx_hub.services.webhooks import delivering
 from sdx_hub.services.webhooks.queue import DeliveryQueue
