@@ -102,18 +102,27 @@ async def _without_indexes(connection: Any) -> list[str]:
     found = await connection.fetch(_INDEXES, list(_TABLES))
     for row in found:
         await connection.execute(row["dropped"])
-    return [row["made"] for row in found]
+    return [row["made"] for row in reversed(found)]
 
 
 _INDEXES = """
+    WITH own AS (SELECT * FROM pg_constraint WHERE conrelid = ANY($1::regclass[]) AND contype = 'u'),
+    dropped AS (
+        SELECT * FROM own UNION
+        SELECT * FROM pg_constraint WHERE contype = 'f'
+            AND (conrelid = ANY($1::regclass[]) OR conindid IN (SELECT conindid FROM own))
+    )
     SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) AS dropped,
-        format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS made
-    FROM pg_constraint WHERE conrelid = ANY($1::regclass[]) AND contype IN ('f', 'u')
+        format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS made,
+        contype = 'f' AS rests_on_others
+    FROM dropped
     UNION ALL
-    SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid)
+    SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid), false
     FROM pg_index WHERE indrelid = ANY($1::regclass[])
         AND indexrelid NOT IN (SELECT conindid FROM pg_constraint WHERE contype IN ('p', 'u'))
+    ORDER BY rests_on_others DESC
 """
+"""Foreign keys come first, and are made again last: also those of other tables that rest on a unique constraint."""
 
 
 def _load_sqlite(file: Path, example: Device, indices: range) -> None:

@@ -1,10 +1,10 @@
-"""The measurements at a million devices work, and their rows are those of an enrolment: tried with a few hundred."""
+"""What is measured at a million devices works with a few hundred, and their rows are those of an enrolment."""
 
 from pathlib import Path
 
 import pytest
 
-from bench import fleet_of_rows, million
+from bench import fleet_of_rows, million, rollout
 from tests.support.fleet import start_fleet
 
 
@@ -42,3 +42,11 @@ def test_a_few_hundred_devices_on_two_replicas(tmp_path: Path, monkeypatch: pyte
     assert figures["sweep"]["statuses"] == {"304": 300}
     assert figures["release"]["heard"] == figures["release"]["devices"] == 30
     assert million.table(figures).count("\n") > 5
+
+
+@pytest.mark.slow
+def test_a_tick_has_the_same_statements_whatever_the_size_of_the_rollout(tmp_path: Path) -> None:
+    small, large = (rollout.measure(tmp_path / str(size), size, changed=20, idle=2, busy=2) for size in (100, 1_000))
+    assert (small.idle_statements, small.busy_statements) == (large.idle_statements, large.busy_statements)
+    assert small.idle_statements < small.busy_statements < 100
+    assert rollout.table({100: small, 1_000: large}).count("\n") > 5
