@@ -7,6 +7,7 @@ from sqlmodel import col
 
 from firmware_schemas.device_api import UsageReport
 from sdx_hub.domain.rollout.states import ACTIVE, GOOD
+from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import TOUCHED_ROWS, DeviceUsage, Rollout, RolloutDevice, RolloutWave
 from sdx_hub.persistence.unit_of_work import UnitOfWork
@@ -37,12 +38,19 @@ async def usage(uow: UnitOfWork, device: Device, body: UsageReport, now: datetim
     )
     if (flights, running_s) == (known.flights, known.running_s):
         return
-    member, rollout, wave = RolloutDevice, Rollout, RolloutWave
-    soaking = select(col(member.rollout), col(member.wave), col(member.flights), col(member.running_s)).where(
-        col(member.number) == device.number,
-        TOUCHED_ROWS,
-        col(member.state).in_(GOOD),
-        col(member.rollout).in_(select(col(rollout.number)).where(col(rollout.state).in_(ACTIVE))),
+    member, wave = RolloutDevice, RolloutWave
+    # Where something else is assigned by now, it is not used with that release any more.
+    soaking = (
+        select(col(member.rollout), col(member.wave), col(member.flights), col(member.running_s))
+        .join(Rollout, col(Rollout.number) == col(member.rollout))
+        .join(Assignment, col(Assignment.release_id) == col(Rollout.release_id))
+        .where(
+            col(member.number) == device.number,
+            TOUCHED_ROWS,
+            col(member.state).in_(GOOD),
+            col(Rollout.state).in_(ACTIVE),
+            col(Assignment.device_id) == device.id,
+        )
     )
     for at_commit in (await session.execute(soaking)).all():
         await session.execute(
