@@ -17,6 +17,7 @@ from sdx_hub.api.metrics import Metrics, Sources
 from sdx_hub.api.poll import PollPath
 from sdx_hub.api.shedding import Shedding
 from sdx_hub.api.traced import Traced
+from sdx_hub.domain.rollout.completing import Defaults
 from sdx_hub.ending import Ending
 from sdx_hub.loops import Loops
 from sdx_hub.observing import observed
@@ -46,8 +47,15 @@ from sdx_hub.services.repositories.roots import TrustRoots
 from sdx_hub.services.repositories.trust_alarms import expiries
 from sdx_hub.services.repositories.trust_overview import TrustOverview
 from sdx_hub.services.rollouts.engine import RolloutEngine
+from sdx_hub.services.rollouts.evidence import EvidenceService
+from sdx_hub.services.rollouts.explaining_rows import ExplainingService
 from sdx_hub.services.rollouts.leadership import Leadership
+from sdx_hub.services.rollouts.memberships import MembershipService
+from sdx_hub.services.rollouts.pins import PinService
+from sdx_hub.services.rollouts.planning import PlanningService
 from sdx_hub.services.rollouts.rollout_figures import rollout_figures
+from sdx_hub.services.rollouts.rollouts import RolloutService
+from sdx_hub.services.rollouts.views import RolloutViews
 from sdx_hub.services.shared_time import LOOK_S, SharedTime
 from sdx_hub.services.webhooks import delivering
 from sdx_hub.services.webhooks.queue import DeliveryQueue
@@ -119,6 +127,7 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
         events = feed.EventFeed(database, settings.max_event_streams)
         plain = settings.environment == "development"
         deliveries = DeliveryQueue(database, clock)
+        planning = PlanningService(database, clock, storage.blobs, _order_defaults(settings))
         worker = delivering.DeliveryWorker(deliveries, Sender(_VERSION, plain=plain), clock)
         at_end.push_async_callback(worker.stop)
         hub = Hub(
@@ -132,6 +141,13 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
             reports=reports,
             releases=ReleaseService(database, clock, image, blobs=storage.blobs, uploads=uploads, assigning=assigning),
             uploads=uploads,
+            planning=planning,
+            rollouts=RolloutService(database, clock, fleet, planning),
+            rollout_views=RolloutViews(database, clock),
+            memberships=MembershipService(database, clock),
+            evidence=EvidenceService(database),
+            explaining=ExplainingService(database, clock),
+            pins=PinService(database, clock),
             audit=AuditLogService(database),
             image=image,
             trust=TrustOverview(image, clock),
@@ -220,6 +236,12 @@ def _lives(settings: Settings) -> Lives:
         snapshot=timedelta(seconds=settings.snapshot_life_s),
         director=timedelta(seconds=settings.director_life_s),
     )
+
+
+def _order_defaults(settings: Settings) -> Defaults:
+    """Of rollouts that do not say so."""
+    poll_s = settings.poll_interval_s + settings.poll_jitter_s
+    return Defaults(settings.rollout_soak_s, settings.rollout_silent_s, poll_s)
 
 
 def _folders(settings: Settings) -> dict[str, Path]:

@@ -11,6 +11,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter
@@ -22,10 +23,14 @@ from sdx_hub.adapters.clock import CorrectedClock
 from sdx_hub.api import series
 from sdx_hub.api.poll import PollTally
 from sdx_hub.api.shedding import LoopLag, Shedding
+from sdx_hub.domain.rollout.facts import Rule
 from sdx_hub.observing import observed
 from sdx_hub.services.devices.fleet_state import FleetFigures
+from sdx_hub.services.events.feed import EventFeed
 from sdx_hub.services.releases.upload_figures import UploadFigures
 from sdx_hub.services.repositories.trust_alarms import Expiry
+from sdx_hub.services.rollouts.rollout_figures import RolloutFigures
+from sdx_hub.services.webhooks.webhook_figures import WebhookFigures
 
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Variable of prometheus_client: where several workers share their counters."""
@@ -38,7 +43,7 @@ class Sources(Struct, frozen=True):
         expiries: Of every role, as this worker knows them.
         connections: To the database, by pool.
         queues: How many wait, by queue.
-        uploads: Asks the database.
+        uploads, rollouts, webhooks: Ask the database.
         folders: On whose disks payloads need room.
         stale_s: Age at which the fleet's memory does not count any more.
     """
@@ -53,6 +58,9 @@ class Sources(Struct, frozen=True):
     connections: Callable[[], Mapping[str, int]]
     queues: Mapping[str, Callable[[], int]]
     uploads: Callable[[], Awaitable[UploadFigures]]
+    rollouts: Callable[[], Awaitable[RolloutFigures]]
+    webhooks: Callable[[], Awaitable[WebhookFigures]]
+    events: EventFeed
     folders: Mapping[str, Path]
     stale_s: float
 
@@ -69,6 +77,8 @@ class Metrics:
         for step in observing.STEPS:
             series.STEP_FAILURES.labels(step)
             series.STEP_SECONDS.labels(step)
+        for rule in get_args(Rule):
+            series.ROLLOUT_DECISIONS.labels(rule)
 
     async def note(self) -> None:
         """Take over what was counted since the last time, and what can be read off at once."""
@@ -82,6 +92,12 @@ class Metrics:
         self._raise(series.BLOB_STORE_ERRORS, observed.counts[observing.BLOB_STORE_ERRORS])
         self._raise(series.DIRECTOR_DOCUMENTS, observed.counts[observing.DIRECTOR_DOCUMENTS])
         self._raise(series.IMAGE_TIMESTAMPS, observed.counts[observing.IMAGE_TIMESTAMPS])
+        for outcome, name in observing.WEBHOOK_ATTEMPTS.items():
+            self._raise(series.ATTEMPTS, observed.counts[name], outcome)
+        for name in [name for name in observed.counts if name.startswith(observing.ROLLOUT_DECISIONS)]:
+            rule = name.removeprefix(observing.ROLLOUT_DECISIONS)
+            self._raise(series.ROLLOUT_DECISIONS, observed.counts[name], rule)
+        self._raise(series.STREAMS_REFUSED, sources.events.refused)
         for step, failures in observed.failures.items():
             self._raise(series.STEP_FAILURES, failures, step)
         for loop, failures in observed.loop_failures.items():
@@ -92,15 +108,27 @@ class Metrics:
         self._read_off()
 
     async def note_rarely(self) -> None:
-        """Set what has to be asked for: metadata, uploads, disks."""
+        """Set what has to be asked for: metadata, uploads, rollouts, webhooks, disks."""
         self._note_expiries()
         uploads = await self._sources.uploads()
         series.UPLOADS.set(uploads.open)
         series.UPLOAD_BYTES.set(uploads.bytes)
+        await self._note_outwards()
         for name, folder in self._sources.folders.items():
             usage = shutil.disk_usage(folder)
             series.FREE.labels(name).set(usage.free)
             series.SIZE.labels(name).set(usage.total)
+
+    async def _note_outwards(self) -> None:
+        rollouts, webhooks = await self._sources.rollouts(), await self._sources.webhooks()
+        for state, count in rollouts.rollouts.items():
+            series.ROLLOUTS.labels(state).set(count)
+        series.ROLLOUT_MEMBERS.set(rollouts.in_flight)
+        for state, count in webhooks.webhooks.items():
+            series.WEBHOOKS.labels(state).set(count)
+        series.DELIVERIES.labels("due").set(webhooks.due)
+        series.DELIVERIES.labels("failed").set(webhooks.failed)
+        series.DELIVERIES_LATE.set(webhooks.late_s)
 
     async def render(self) -> tuple[str, str]:
         """The text of `/metrics` and its media type."""
@@ -127,6 +155,10 @@ class Metrics:
         series.BEHIND.set(fleet.write_behind_pending)
         series.BEHIND_LAG.set(fleet.write_behind_lag_s)
         series.LOOP_LAG.set(sources.lag.lag_s)
+        series.STREAMS.set(sources.events.open)
+        series.STREAMS_MOST.set(sources.events.most)
+        series.ROLLOUT_LEADER.set(observed.marks.get(observing.ROLLOUT_LEADER, 0))
+        series.ROLLOUT_TICK.set(observed.marks.get(observing.ROLLOUT_TICKED_S, 0))
         series.AT_WORK.set(sources.shedding.at_work)
         series.CLOCK_OFFSET.set(sources.clock.offset.total_seconds())
         for pool, count in sources.connections().items():

@@ -62,6 +62,25 @@ DATABASE_ERRORS: Final = Counter("sdx_database_errors", "Times that the database
 BLOB_STORE_ERRORS: Final = Counter("sdx_blob_store_errors", "Times that the payloads' store was full or away.")
 CONNECTIONS: Final = _gauge("database_connections_in_use", "Connections to the database at work.", "sum", ("pool",))
 
+ROLLOUTS: Final = _gauge("rollouts", "Rollouts by state.", "mostrecent", ("state",))
+ROLLOUT_MEMBERS: Final = _gauge(
+    "rollout_members_in_flight", "Devices that are on their way to a rollout's release.", "mostrecent"
+)
+ROLLOUT_DECISIONS: Final = Counter("sdx_rollout_decisions", "Decisions on rollouts by rule or command.", ["rule"])
+ROLLOUT_LEADER: Final = _gauge("rollout_leader", "1 where rollouts are looked after here.", "max")
+ROLLOUT_TICK: Final = _gauge(
+    "rollout_last_tick_timestamp_seconds", "When rollouts were looked after here last, in seconds since 1970.", "max"
+)
+STREAMS: Final = _gauge("event_streams_open", "Streams of events that are open.", "sum")
+STREAMS_MOST: Final = _gauge("event_streams_most", "Streams of events that may be open.", "sum")
+STREAMS_REFUSED: Final = Counter("sdx_event_streams_refused", "Streams of events that were one too many.")
+WEBHOOKS: Final = _gauge("webhooks", "Webhooks by state.", "mostrecent", ("state",))
+DELIVERIES: Final = _gauge(
+    "webhook_deliveries", "Events on their way to webhooks, or given up.", "mostrecent", ("state",)
+)
+DELIVERIES_LATE: Final = _gauge("webhook_late_seconds", "How late the delivery is that is due longest.", "mostrecent")
+ATTEMPTS: Final = Counter("sdx_webhook_attempts", "Attempts to tell a webhook, by how they ended.", ["outcome"])
+
 UPLOADS: Final = _gauge("uploads_open", "Payloads on their way in.", "mostrecent")
 UPLOAD_BYTES: Final = _gauge("uploads_open_bytes", "Bytes of them that have arrived.", "mostrecent")
 FREE: Final = _gauge("storage_free_bytes", "Room on the disk of a folder.", "mostrecent", ("folder",))

@@ -92,6 +92,29 @@ SHOWS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
             f'sdx_step_failures_total{{{HUB},step="database.read"}}': GROWS,
         },
     ),
+    "RolloutHalted": (
+        {f'sdx_rollouts{{{HUB},state="halted"}}': "1x100", f'sdx_rollouts{{{HUB},state="running"}}': "2x100"},
+        {f'sdx_rollouts{{{HUB},state="halted"}}': OFF},
+    ),
+    "RolloutWaits": (
+        {f'sdx_rollouts{{{HUB},state="approval"}}': ON, f'sdx_rollouts{{{HUB},state="paused"}}': OFF},
+        {f'sdx_rollouts{{{HUB},state="approval"}}': "0x80 1x20"},
+    ),
+    "RolloutsNotLookedAfter": (
+        {
+            f'sdx_rollouts{{{HUB},state="running"}}': ON,
+            "sdx_rollout_last_tick_timestamp_seconds": "0+60x50 3000x50",
+        },
+        {"sdx_rollout_last_tick_timestamp_seconds": "0+60x100"},
+    ),
+    "WebhooksFail": (
+        {f'sdx_webhooks{{{HUB},state="failing"}}': ON, f'sdx_webhooks{{{HUB},state="enabled"}}': ON},
+        {f'sdx_webhooks{{{HUB},state="failing"}}': "0x80 1x20"},
+    ),
+    "EventStreamsFull": (
+        {f"sdx_event_streams_refused_total{{{HUB}}}": "0+1x100"},
+        {f"sdx_event_streams_refused_total{{{HUB}}}": "0+1x50 50x50"},
+    ),
     "StorageNearlyFull": (
         {'sdx_storage_free_bytes{folder="data"}': "9x100", 'sdx_storage_size_bytes{folder="data"}': "100x100"},
         {'sdx_storage_free_bytes{folder="data"}': "11x100"},
@@ -180,6 +203,8 @@ def test_no_series_has_an_id_for_a_label(figures: str) -> None:
             "loop",
             "pool",
             "folder",
+            "rule",
+            "outcome",
         )
     }
 
