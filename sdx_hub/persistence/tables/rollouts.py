@@ -110,7 +110,7 @@ class RolloutWave(SQLModel, table=True):
 
 
 class RolloutStratum(SQLModel, table=True):
-    """A kind of device that waves are balanced by: `quad-x4 / north / lte`."""
+    """A kind of device that waves are balanced by: `quad-x4 / site=north / link=lte`."""
 
     __tablename__ = "rollout_stratum"
 

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Final
 
 from msgspec import Struct, field
-from sqlalchemy import and_, case, func, literal, select
+from sqlalchemy import Select, and_, case, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col
@@ -20,7 +20,7 @@ from sqlmodel import col
 from firmware_schemas.release import decode_manifest
 from sdx_hub.domain.errors import BadInput
 from sdx_hub.domain.query.terms import ATTRIBUTE
-from sdx_hub.domain.rollout.kinds import Kind, strata_of
+from sdx_hub.domain.rollout.kinds import name_of, strata_of
 from sdx_hub.domain.rollout.ordering import interleave, place
 from sdx_hub.domain.rollout.policy import Order
 from sdx_hub.domain.rollout.waves import Group, Wave, parse_waves, sizes
@@ -111,7 +111,7 @@ class _Found(Struct):
     absent: bytearray = field(default_factory=bytearray)
     sites: dict[str, int] = field(default_factory=dict)
     hardwares: dict[str, int] = field(default_factory=dict)
-    kinds: dict[Kind, int] = field(default_factory=dict)
+    kinds: dict[tuple[str | None, ...], int] = field(default_factory=dict)
     left_out: dict[str, Left] = field(default_factory=dict)
 
 
@@ -130,8 +130,10 @@ async def choose(session: AsyncSession, order: Order, release: Release, *, seed:
     """
     waves = parse_waves(order.waves)
     events_through = int(await session.scalar(select(func.max(col(DeviceEvent.id)))) or 0)
-    found = await _find(session, await _candidates(session, order, release, waves, now))
-    return await asyncio.to_thread(_arrange, found, waves, seed, events_through)
+    meant = await matching(session, order, release, now)
+    rows = await candidates(session, order, release, waves, now)
+    found = await _find(session, rows.where(meant))
+    return await asyncio.to_thread(_arrange, found, order, waves, seed, events_through)
 
 
 async def matching(session: AsyncSession, order: Order, release: Release, now: datetime) -> Condition:
@@ -145,10 +147,10 @@ async def matching(session: AsyncSession, order: Order, release: Release, now: d
     return and_(col(Device.state) == "accepted", fits(decode_manifest(release.manifest)))
 
 
-async def _candidates(
+async def candidates(
     session: AsyncSession, order: Order, release: Release, waves: Sequence[Wave], now: datetime
-) -> Any:
-    """A row for each device that is meant: number, verdict, group, absent, site, hardware, and its kind."""
+) -> Select[Any]:
+    """A row for each device: number, verdict, group, absent, site, hardware, and what it has for each `stratify`."""
     verdict = await eligibility(
         session, release, decode_manifest(release.manifest), downgrade=bool(order.downgrade.strip())
     )
@@ -177,10 +179,10 @@ async def _candidates(
     for name, table in held.items():
         same = col(table.device_id) == col(Device.id)
         rows = rows.outerjoin(table, and_(same, col(table.name) == name.removeprefix(ATTRIBUTE)))
-    return rows.where(await matching(session, order, release, now))
+    return rows
 
 
-async def _find(session: AsyncSession, rows: Any) -> _Found:
+async def _find(session: AsyncSession, rows: Select[Any]) -> _Found:
     found = _Found()
     stream = await session.stream(rows.execution_options(yield_per=_ROWS))
     async for part in stream.partitions():
@@ -203,12 +205,12 @@ async def _find(session: AsyncSession, rows: Any) -> _Found:
     return found
 
 
-def _arrange(found: _Found, waves: Sequence[Wave], seed: int, events_through: int) -> Chosen:
+def _arrange(found: _Found, order: Order, waves: Sequence[Wave], seed: int, events_through: int) -> Chosen:
     """Put the candidates in order and cut them into waves."""
     counted = [0] * len(found.kinds)
     for kind in found.kind:
         counted[kind] += 1
-    strata, stratum_of = strata_of(list(found.kinds), counted)
+    strata, stratum_of = strata_of([name_of(kind, order.stratify) for kind in found.kinds], counted)
     stratum = array("l", (stratum_of[kind] for kind in found.kind))
     ordered = _ordered(found, stratum, len(strata), seed)
     groups = sum(isinstance(wave, Group) for wave in waves)

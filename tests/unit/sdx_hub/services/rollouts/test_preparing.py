@@ -78,7 +78,7 @@ async def test_everything_is_written(fleet: PlannedFleet) -> None:
     assert await finish(fleet, Preparer(fleet.database, fleet.clock)) == 1
     found = await everything(fleet)
     assert found["waves"] == [(1, "1", 1), (2, "3", 2), (3, "50%", 9), (4, "100%", 12)]
-    assert found["strata"] == [(1, "rpi4 / north"), (2, "quad-x4 / south")]
+    assert found["strata"] == [(1, "rpi4 / site=north"), (2, "quad-x4 / site=south")]
     assert found["left_out"] == {"wrong_hardware": 2}
     assert [member[0] for member in found["members"]] == list(range(1, 25))
     assert {member[1] for member in found["members"]} == {
