@@ -7,10 +7,12 @@ import click
 import msgspec
 
 from sdx_hub.cli.console import facts, table
+from sdx_hub.cli.device_pin import pin, unpin
 from sdx_hub.cli.device_select import assign, pointing_into, preview
 from sdx_hub.cli.failures import NothingToDo, UsageFault
 from sdx_hub.cli.session import Session, command
 from sdx_hub.domain import why as reasons
+from sdx_hub.domain.rollout.standing import DeviceRollouts
 from sdx_hub.publishing.hub_client import HubClient, segment
 
 _TIMELINE_FOR_WHY = 50
@@ -23,6 +25,8 @@ def device() -> None:
 
 device.add_command(assign)
 device.add_command(preview)
+device.add_command(pin)
+device.add_command(unpin)
 
 
 @device.command("list")
@@ -80,7 +84,8 @@ def why(session: Session, name: str) -> None:
     with session.client() as hub:
         shown = _show(hub, name)
         timeline = list(islice(hub.pages(f"/devices/{segment(name)}/timeline"), _TIMELINE_FOR_WHY))
-    answer = reasons.explain(shown, timeline, session.now())
+        places = hub.get(f"/devices/{segment(name)}/rollouts")
+    answer = reasons.explain(shown, timeline, session.now(), msgspec.convert(places, DeviceRollouts))
     document = {
         "device": shown["id"],
         "serial": shown["serial"],
@@ -88,6 +93,8 @@ def why(session: Session, name: str) -> None:
         "assignments": shown.get("assignments") or {},
         "action": shown.get("action"),
         "last_seen_at": shown.get("last_seen_at"),
+        "pin": places["pin"],
+        "rollouts": places["rollouts"],
         **msgspec.to_builtins(answer),
     }
 

@@ -23,6 +23,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("sdx_hub.cli.keys:keys", "Keys of people, ceremonies and rotations."),
     "login": ("sdx_hub.cli.login:login", "Store the address, token and image root of a hub."),
     "release": ("sdx_hub.cli.release:release", "Build, sign, verify and publish releases."),
+    "rollout": ("sdx_hub.cli.rollout:rollout", "Bring a release to devices in waves that stop themselves."),
+    "webhook": ("sdx_hub.cli.webhook:webhook", "Addresses that are told of events, in signed messages."),
 }
 
 

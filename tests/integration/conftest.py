@@ -7,7 +7,9 @@ import pytest
 from tests.support.fleet import Fleet, start_fleet
 from tests.support.postgres import BACKENDS, Databases
 
-ON_BOTH_DATABASES = frozenset({"test_poll", "test_resources", "test_token_rotation", "test_tuf_clients"})
+ON_BOTH_DATABASES = frozenset(
+    {"test_poll", "test_resources", "test_rollouts_api", "test_token_rotation", "test_tuf_clients"}
+)
 """Where answers come out of rows. What is refused before the database is asked (who may do what, and which paths there
 are) is the same on both, and its tests are the longest lists."""
 

@@ -59,12 +59,12 @@ _STATES: Mapping[str, tuple[str, str, str]] = {
     "withdrawn": (
         "withdrawn",
         "{id} offered it {offered}, and took the offer back: it is to run {previous} again.",
-        "To offer it again: {again}",
+        "To offer it again: {resumed}",
     ),
     "pinned": (
         "pinned",
         "It is pinned: {id} leaves it out.",
-        "sdx device unpin {serial}; then: {again}",
+        "sdx device unpin {serial}. A rollout that still goes on then queues it again by itself.",
     ),
     "skipped": (
         "skipped",
@@ -89,6 +89,10 @@ _CODES: Mapping[str, tuple[str, str]] = {
         "It has committed {release}, whose signed manifest allows no way back to {previous}.",
         "Publish a release with a larger counter: it is the only way on.",
     ),
+    "retried": ("A person had it tried again.", ""),
+    "resumed": ("Its offer was taken back, and the rollout was resumed.", ""),
+    "unpinned": ("It was pinned, and is not any more.", ""),
+    "pinned": ("", ""),
     "trial_starts_used_up": ("It did not stay up on trial, again and again.", ""),
 }
 """Codes that the hub gives, or that weigh more: a sentence, and what helps."""
@@ -157,10 +161,17 @@ def _turn(membership: Membership, words: Mapping[str, object]) -> tuple[str, lis
 def _words(membership: Membership) -> dict[str, object]:
     rollout, member, hold = membership.rollout, membership.member, membership.hold
     serial = member.serial or member.device
-    by_rollout = f"sdx rollout retry {rollout.id} --device {serial}"
+    by_hand = rollout.state in ENDED
+    again = (
+        f"sdx device assign {rollout.release} {serial}"
+        if by_hand
+        else f"sdx rollout retry {rollout.id} --device {serial}"
+    )
     return {
         "serial": serial,
-        "again": f"sdx device assign {rollout.release} {serial}" if rollout.state in ENDED else by_rollout,
+        "again": again,
+        # Resuming a halted rollout queues all of these again.
+        "resumed": f"sdx rollout resume {rollout.id}" if rollout.state == "halted" else again,
         "its_wave": member.wave,
         "offered": member.offered or "the release",
         "previous": member.previous or "what it had, without an assignment",

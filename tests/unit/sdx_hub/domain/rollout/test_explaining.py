@@ -12,8 +12,10 @@ from sdx_hub.domain.rollout import explaining, explaining_members
 from sdx_hub.domain.rollout.commands import TABLE
 from sdx_hub.domain.rollout.explaining import of_rollout, of_wave
 from sdx_hub.domain.rollout.explaining_members import of_member
+from sdx_hub.domain.rollout.left_out import NO_MATCH, of_left_out
 from sdx_hub.domain.rollout.standing import DeviceRollouts, Hold, Member, Membership, Pin, Standing, WaveStanding
 from sdx_hub.domain.rollout.states import BAD, ENDED, IN_FLIGHT, MEMBER_STATES, ROLLOUT_STATES
+from sdx_hub.services.rollouts.eligibility import SENTENCES
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WAITS = ("", "outcomes", "quorum", "soak_time", "soak_use", "window", "person", "limit")
@@ -155,7 +157,7 @@ def test_a_member_in_each_state(state: str, above: str) -> None:
     assert "ro-3" in answer.reasons[0]
     assert "{" not in text(answer)
     assert ("It counts against nav@1.4.0." in answer.reasons) == (state in BAD)
-    if "sdx rollout retry" in text(answer):
+    if "sdx rollout retry" in text(answer) or "sdx rollout resume" in text(answer):
         assert above not in ENDED, "it advises what is refused"
     assert answer.changes or state in {"committed", "reverted", "queued"}
 
@@ -329,3 +331,19 @@ def test_a_device_that_may_not_poll_is_answered_without_rollouts() -> None:
 )
 def test_lengths_of_time(length: timedelta, words: str) -> None:
     assert span(length) == words
+
+
+@pytest.mark.parametrize("code", [*SENTENCES, NO_MATCH])
+@pytest.mark.parametrize("join", [True, False])
+def test_a_device_that_is_left_out(code: str, join: bool) -> None:
+    answer = of_left_out("ro-3", "craft-01", code, join=join)
+    assert answer.verdict == "left_out"
+    assert answer.reasons[0] == "craft-01 is no member of ro-3."
+    assert len(answer.reasons) == 2
+    assert "{" not in text(answer)
+    assert answer.changes or code == "has_it"
+
+
+def test_a_device_that_matches_now() -> None:
+    assert of_left_out("ro-3", "craft-01", "", join=True).verdict == "planned"
+    assert "--join" in text(of_left_out("ro-3", "craft-01", "", join=False))
