@@ -27,6 +27,7 @@ from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device, DeviceTag
 from sdx_hub.persistence.tables.releases import Release
+from sdx_hub.persistence.tables.rollouts import DevicePin
 from sdx_hub.persistence.types import UtcDateTime
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.devices.desired_state import mark, open_actions
@@ -51,6 +52,7 @@ _UNCHANGED: Final = "unchanged"
 _DETAILS: Final = {
     "device_pending": "Accept it first: sdx device accept.",
     "device_revoked": "It was revoked.",
+    "device_pinned": "It is pinned to what it runs. Take the pin away first: sdx device unpin.",
 }
 
 
@@ -240,6 +242,7 @@ def _outcome(release: Release, manifest: ReleaseManifest) -> Any:
         (col(Device.state) != "accepted", literal("device_") + col(Device.state)),
         (not_(fits(manifest)), "wrong_hardware"),
         (holds(release), _UNCHANGED),
+        (exists().where(col(DevicePin.number) == col(Device.number)), "device_pinned"),
         else_=_ASSIGNED,
     )
 

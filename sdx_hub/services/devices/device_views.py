@@ -15,6 +15,7 @@ from sqlmodel import SQLModel, col
 from firmware_schemas.device_api import InstalledComponent as Installed
 from sdx_hub.persistence.tables.assignments import Action, Assignment
 from sdx_hub.persistence.tables.devices import Device, DeviceAttribute, DeviceSeen, DeviceTag, InstalledComponent
+from sdx_hub.persistence.tables.rollouts import DevicePin
 
 _Row = TypeVar("_Row", bound=SQLModel)
 
@@ -43,6 +44,7 @@ class DeviceView(Struct, frozen=True):
         assignments: Product to the release id that it should run.
         action: The newest one.
         rotation_wanted: The hub asks it for a new poll token.
+        pinned: Why it stays on what it runs, whatever rolls out; empty where it is not pinned.
         last_seen_at: Its last poll, to the second, at most a few seconds late.
     """
 
@@ -59,6 +61,7 @@ class DeviceView(Struct, frozen=True):
     action: ActionView | None
     desired_version: int
     rotation_wanted: bool
+    pinned: str
     last_seen_at: datetime | None
     created_at: datetime
     accepted_at: datetime | None
@@ -73,10 +76,11 @@ async def views(session: AsyncSession, devices: Sequence[Device]) -> list[Device
     components = await _by_device(session, InstalledComponent, ids)
     assignments = await _by_device(session, Assignment, ids)
     actions = await _newest_actions(session, ids)
+    numbers = [device.number for device in devices]
+    pinned = select(col(DevicePin.number), col(DevicePin.reason)).where(col(DevicePin.number).in_(numbers))
+    pins = dict((await session.execute(pinned)).all())
     seen_rows = await session.execute(
-        select(col(DeviceSeen.number), col(DeviceSeen.last_seen_s)).where(
-            col(DeviceSeen.number).in_([device.number for device in devices])
-        )
+        select(col(DeviceSeen.number), col(DeviceSeen.last_seen_s)).where(col(DeviceSeen.number).in_(numbers))
     )
     seen = {number: datetime.fromtimestamp(time_s, UTC) for number, time_s in seen_rows}
     return [
@@ -97,6 +101,7 @@ async def views(session: AsyncSession, devices: Sequence[Device]) -> list[Device
             action=actions.get(device.id),
             desired_version=device.desired_version,
             rotation_wanted=device.rotation_wanted,
+            pinned=pins.get(device.number, ""),
             last_seen_at=seen.get(device.number),
             created_at=device.created_at,
             accepted_at=device.accepted_at,

@@ -25,7 +25,7 @@ from sdx_hub.persistence.types import BigInt, UtcDateTime
 WATCHED: Final = (*IN_FLIGHT, "off_duty", "reverting")
 """States in which it matters whether the device is still heard."""
 _COLUMNS: Final = ("rollout", "number", "wave", "stratum", "was", "state", "code", "detail", "version", "time")
-_OF_WAY_BACK: Final = ("withdrawn", *BACK)
+_OF_WAY_BACK: Final = ("withdrawn", "skipped", *BACK)
 
 
 async def mark_of(session: AsyncSession) -> int:

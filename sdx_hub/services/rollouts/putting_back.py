@@ -5,9 +5,10 @@ members, in the caller's transaction: outcomes are written first, and from them 
 same step again finds only those that are left. Both kinds of members are found in a partial index that they leave by
 it, so a step costs what its batch costs, however many members there are.
 
-What becomes of a member is a table, `_WITHDRAWN` and `_REVERTED` below: the first line that is true of it counts.
+What becomes of a member is a table of lines: the first one that is true of it counts.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from sdx_hub.domain.rollout.states import OUT
+from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.assignments import Action, Assignment
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.releases import Release
@@ -33,10 +36,11 @@ from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.devices.desired_state import CURRENT_ACTION, mark, open_actions
 from sdx_hub.services.outcomes import log
 from sdx_hub.services.rollouts.carrying import carry_over
-from sdx_hub.services.rollouts.rollout_rows import order_of, rollout_id
+from sdx_hub.services.rollouts.rollout_rows import ENGINE, order_of, rollout_id
 
 BATCH: Final = 2_000
 _FAILED: Final = ("failed", "rolled_back", "refused")
+_UNCOUNTED: Final = ("queued", "superseded", *OUT)
 
 _OFFERED: Any = aliased(Release)
 _PREVIOUS: Any = aliased(Release)
@@ -48,11 +52,12 @@ _IS_PREVIOUS: Final[Any] = and_(
 _BACK: Final[Any] = _PREVIOUS.id
 """What the device goes back to; NULL where nothing else was assigned, or where that is not published any more."""
 _ACCEPTED = col(Device.state) == "accepted"
-_NOTHING = col(Assignment.release_id).is_(None)
-_OURS = or_(col(Assignment.release_id) == col(RolloutDevice.offered), _NOTHING)
+_held: Any = func.coalesce(col(Assignment.release_id), "")
+_IS_BACK = _held == func.coalesce(_BACK, "")
+_OURS = or_(_held == func.coalesce(col(RolloutDevice.offered), ""), _held == "")
 """Nobody assigned anything else since. A yank takes assignments away: then nothing is assigned, and it is ours yet."""
-_IS_BACK = or_(col(Assignment.release_id) == _BACK, and_(_NOTHING, _BACK.is_(None)))
 _COMMITTED = col(RolloutDevice.state) == "committed"
+_QUEUED = col(RolloutDevice.state) == "queued"
 _TOO_FAR = _OFFERED.revert_counter > _PREVIOUS.release_counter
 _ENDED_WELL = func.coalesce(col(Action.state), "success") == "success"
 
@@ -87,14 +92,26 @@ async def withdraw_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int
     Returns:
         How many members it came to; 0 when none is left.
     """
-    code = f"rollout_{row.state}"
     lines = (
         _Line(not_(_ACCEPTED), "withdrawn", _DEVICE_IS),
-        _Line(_IS_BACK, "withdrawn", code),
-        _Line(not_(_OURS), "superseded", "assigned_otherwise"),
-        _Line(true(), "withdrawn", code, _NEXT_VERSION),
+        _Line(and_(not_(_OURS), not_(_IS_BACK)), "superseded", "assigned_otherwise"),
+        *_taken_back("withdrawn", f"rollout_{row.state}"),
     )
     return await _step(uow, row, now, _batch(row, OPEN_ROWS, batch), lines)
+
+
+async def skip_members(uow: UnitOfWork, row: Rollout, now: datetime, numbers: Sequence[int]) -> int:
+    """Leave these members out, and take back the offers that are open; return how many those are."""
+    lines = (
+        _Line(or_(_QUEUED, not_(_ACCEPTED), not_(_OURS)), "skipped", "by_person"),
+        *_taken_back("skipped", "by_person"),
+    )
+    chosen = and_(col(_Member.rollout) == row.number, among(uow.session, col(_Member.number), numbers))
+    return await _step(uow, row, now, select(col(_Member.number)).where(chosen), lines, because="rollout_skipped")
+
+
+def _taken_back(state: str, code: str) -> tuple[_Line, _Line]:
+    return _Line(_IS_BACK, state, code), _Line(true(), state, code, _NEXT_VERSION)
 
 
 async def revert_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int = BATCH) -> int:
@@ -112,11 +129,25 @@ async def revert_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int =
     Returns:
         How many members it came to; 0 when none is left.
     """
+    return await _step(uow, row, now, _batch(row, AWAY_ROWS, batch), _reverted(row))
+
+
+async def revert_uncounted(uow: UnitOfWork, row: Rollout, now: datetime) -> int:
+    """Bring those back first whom no count tells from members that were never offered anything; return how many.
+
+    A rollout is reverted when no member is counted any more that is not back. One that is queued may have been offered
+    something, and left out after it, and nobody would see.
+    """
+    batch = _batch(row, AWAY_ROWS, None).where(_Member.state.in_(_UNCOUNTED))
+    return await _step(uow, row, now, batch, _reverted(row))
+
+
+def _reverted(row: Rollout) -> tuple[_Line, ...]:
     others = exists().where(col(_Other.device_id) == col(Device.id), col(_Other.product) != row.product)
     pinned = exists().where(col(DevicePin.number) == col(Device.number))
     had = col(RolloutDevice.previous) != col(RolloutDevice.offered)
     no_way = case((had, "previous_not_published"), else_="nothing_before")
-    lines = (
+    return (
         _Line(not_(_ACCEPTED), "revert_failed", _DEVICE_IS),
         _Line(not_(or_(_OURS, _IS_BACK)), "reverted", "assigned_otherwise"),
         _Line(and_(_COMMITTED, _BACK.is_(None)), "revert_failed", no_way),
@@ -129,21 +160,22 @@ async def revert_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int =
         _Line(and_(_BACK.is_(None), not_(others)), "reverted", "nothing_before", _NEXT_VERSION),
         _Line(true(), "reverting", "", _NEXT_VERSION),
     )
-    return await _step(uow, row, now, _batch(row, AWAY_ROWS, batch), lines)
 
 
 _Other: Any = aliased(Assignment)
 _Member: Any = aliased(RolloutDevice)
 
 
-def _batch(row: Rollout, rows: TextClause, size: int) -> Any:
+def _batch(row: Rollout, rows: TextClause, size: int | None) -> Any:
     """Numbers of the next members in one of the partial indices."""
     return (
         select(col(_Member.number)).where(col(_Member.rollout) == row.number, rows).order_by(_Member.number).limit(size)
     )
 
 
-async def _step(uow: UnitOfWork, row: Rollout, now: datetime, batch: Any, lines: tuple[_Line, ...]) -> int:
+async def _step(
+    uow: UnitOfWork, row: Rollout, now: datetime, batch: Any, lines: tuple[_Line, ...], *, because: str = ""
+) -> int:
     session = uow.session
     since = await log.mark_of(session)
     state, code, version = (
@@ -164,14 +196,15 @@ async def _step(uow: UnitOfWork, row: Rollout, now: datetime, batch: Any, lines:
     count = await log.append(session, standing)
     if not count:
         return 0
-    moved = await _move_devices(uow, row, since, now)
+    because = because or f"rollout_{row.state}"
+    moved = await _move_devices(uow, row, since, now, because)
     await log.fold(session, since)
     await _watch(session, row, since, now)
-    await uow.audit("hub", f"rollout.{row.state}", rollout_id(row.number), members=count, devices=moved)
+    await uow.audit(ENGINE, "rollout.put_back", rollout_id(row.number), because=because, members=count, devices=moved)
     return count
 
 
-async def _move_devices(uow: UnitOfWork, row: Rollout, since: int, now: datetime) -> int:
+async def _move_devices(uow: UnitOfWork, row: Rollout, since: int, now: datetime, because: str) -> int:
     """A new desired state for the devices whose outcome names their next version; return how many they are."""
     session = uow.session
     movers = (
@@ -184,9 +217,9 @@ async def _move_devices(uow: UnitOfWork, row: Rollout, since: int, now: datetime
     assigned = exists().where(col(Assignment.device_id) == col(Device.id))
     count = await mark(session, seq, col(Device.number).in_(movers), has_assignment=assigned)
     if count:
-        code, why = f"rollout_{row.state}", f"{rollout_id(row.number)} is {row.state}"
+        why = f"{row.release_id} taken back by {rollout_id(row.number)}"
         await carry_over(session, seq, row.number)
-        await open_actions(session, seq, now, ended="superseded", code=code, why=why)
+        await open_actions(session, seq, now, ended="superseded", code=because, why=why)
     return count
 
 
