@@ -1,7 +1,6 @@
 """Who would get a release when, before anything is changed."""
 
 import asyncio
-import json
 from collections import Counter as Tally
 from collections.abc import Iterable
 from datetime import datetime
@@ -30,6 +29,7 @@ from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout
 from sdx_hub.services.releases.release_rows import published_release
+from sdx_hub.services.rollouts.approving import approval_of, signed_by_two
 from sdx_hub.services.rollouts.choosing import SAMPLE, Chosen, choose
 from sdx_hub.services.rollouts.eligibility import SENTENCES
 from sdx_hub.services.rollouts.history import median_update_s
@@ -38,7 +38,7 @@ from sdx_hub.services.rollouts.plan_warnings import Neighbours, warnings
 from sdx_hub.services.rollouts.plans import LeftOut, Plan, PlannedApproval, PlannedDevice, PlannedWave
 from sdx_hub.services.rollouts.rollout_rows import rollout_id
 
-__all__ = ["Plan", "PlanningService", "approval_of"]
+__all__ = ["Plan", "PlanningService"]
 
 DEADLINE_S: Final = 30.0
 """For each statement: a million devices are within it."""
@@ -103,7 +103,7 @@ class PlanningService:
             starts_at=spans[0].starts_at,
             ends_at=spans[-1].ends_at,
             assumptions=assumptions,
-            approval=approval_of(order, known.release),
+            approval=_approval(order, known.release),
             warnings=warnings(order, known.manifest, known.chosen, known.neighbours, self._defaults),
         )
 
@@ -138,15 +138,16 @@ class PlanningService:
         return Pace(device_s, soak.seconds, limits.in_flight, limits.site_in_flight, opened), said
 
 
-def approval_of(order: Order, release: Release) -> PlannedApproval:
-    """Who stands behind a rollout of this release."""
-    signers = sorted(set(json.loads(release.signed_by)))
-    if order.second_person:
-        return PlannedApproval(signers, True, "Somebody else has to approve it, as ordered: sdx rollout approve.")
-    if len(signers) >= 2:
-        return PlannedApproval(signers, False, f"{', '.join(signers)} signed the release: it starts at once.")
-    signed = f"Only {signers[0]} signed the release" if signers else "Nobody is known to have signed the release"
-    return PlannedApproval(signers, True, f"{signed}: somebody else has to approve it. sdx rollout approve.")
+def _approval(order: Order, release: Release) -> PlannedApproval:
+    approval = approval_of(order, release)
+    waits, signers = approval.kind == "second_person", list(approval.signed_by)
+    if not waits:
+        return PlannedApproval(signers, waits, f"{' and '.join(signers)} signed the release: it starts at once.")
+    if signed_by_two(approval):
+        why = "A second person was asked for"
+    else:
+        why = f"Only {signers[0]} signed the release" if signers else "Nobody is known to have signed the release"
+    return PlannedApproval(signers, waits, f"{why}: somebody else has to approve the rollout (sdx rollout approve).")
 
 
 async def _neighbours(session: AsyncSession, release: Release) -> Neighbours:
