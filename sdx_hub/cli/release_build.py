@@ -11,6 +11,7 @@ import msgspec
 
 from firmware_schemas.release import ANY_HARDWARE, HealthCheck
 from sdx_hub.cli.failures import UsageFault
+from sdx_hub.cli.release_reference import counter_of_published
 from sdx_hub.cli.release_texts import bundle_document, manifest_text
 from sdx_hub.cli.session import Session, command
 from sdx_hub.domain.errors import HubError
@@ -37,6 +38,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--document", "documents", multiple=True, type=_FILE, help="An attestation, a layout.")
 @click.option("--trial", type=click.IntRange(0, 7 * 86400), default=0, metavar="SECONDS", help="Watched so long.")
 @click.option("--counter", type=click.IntRange(0), help="Release counter; else from a version like 1.4.0.")
+@click.option("--revert-to", metavar="[P@]VERSION", help="A published release that a device may go back to after this.")
+@click.option("--revert-counter", type=click.IntRange(0), help="As --revert-to, by the release counter.")
+@click.option("--must-pass", is_flag=True, help="Devices on an older release install this one before any newer one.")
 @click.option("-o", "--output", type=_FILE, help="File to write; else PRODUCT-VERSION.sdx here.")
 @command(changes=True)
 def build(
@@ -52,6 +56,7 @@ def build(
 ) -> None:
     """Build a release file. The same sources give the same bytes, whatever their order, times, owners and umask."""
     request = _request(product, version, sources, components, words)
+    request = msgspec.structs.replace(request, revert_counter=_revert_counter(session, product, words))
     if not words["hardware"]:
         session.console.warn("No --hardware was named: this release fits every board. To mean it: --hardware any.")
     target = output or Path(f"{product}-{version}.sdx")
@@ -101,7 +106,17 @@ def _request(
         documents=words["documents"],
         trial_s=words["trial"],
         counter=words["counter"],
+        must_pass=words["must_pass"],
     )
+
+
+def _revert_counter(session: Session, product: str, words: dict[str, Any]) -> int | None:
+    named, counter = words["revert_to"], words["revert_counter"]
+    if named is not None and counter is not None:
+        raise UsageFault("Give either --revert-to or --revert-counter.", "usage")
+    if named is None:
+        return None if counter is None else int(counter)
+    return counter_of_published(session, product, named)
 
 
 def _with(

@@ -20,6 +20,7 @@ def manifest_text(manifest: ReleaseManifest) -> str:
     pairs: list[tuple[str, object]] = [
         ("release", release_id(manifest.product, manifest.version)),
         ("counter", manifest.release_counter),
+        ("way back", _way_back(manifest)),
         ("hardware", ", ".join(manifest.hardware)),
     ]
     if manifest.requires:
@@ -28,6 +29,8 @@ def manifest_text(manifest: ReleaseManifest) -> str:
         pairs.append(("conflicts", ", ".join(_range(each) for each in manifest.conflicts)))
     if manifest.fixes:
         pairs.append(("fixes", ", ".join(manifest.fixes)))
+    if manifest.must_pass:
+        pairs.append(("must pass", "devices that run an older release install this one before any newer one"))
     if manifest.trial_s:
         pairs.append(("trial", f"{manifest.trial_s} s"))
     if manifest.sbom:
@@ -50,6 +53,12 @@ def manifest_text(manifest: ReleaseManifest) -> str:
     )
     documents = [(f"doc {each.name}", f"{size(each.length)}  {each.sha256}") for each in manifest.documents]
     return "\n".join(filter(None, [facts(pairs), "", parts, facts(documents)]))
+
+
+def _way_back(manifest: ReleaseManifest) -> str:
+    if manifest.floor == manifest.release_counter:
+        return "none: a device that has committed this release never runs an older one again"
+    return f"to releases with a counter from {manifest.floor} on"
 
 
 def bundle_document(bundle: Bundle) -> dict[str, Any]:

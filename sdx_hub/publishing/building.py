@@ -51,6 +51,8 @@ class ReleaseRequest(Struct, frozen=True):
         sbom: File that becomes a document and is named as the SBOM.
         documents: Further files: attestations, layouts.
         trial_s: How long the craft watches the new version.
+        revert_counter: How far back a craft may go after this release; None: no way back.
+        must_pass: A craft that runs an older release installs this one before any newer one.
     """
 
     product: str
@@ -65,6 +67,8 @@ class ReleaseRequest(Struct, frozen=True):
     documents: tuple[Path, ...] = ()
     trial_s: int = 0
     counter: int | None = None
+    revert_counter: int | None = None
+    must_pass: bool = False
 
 
 def parse_component(text: str) -> ComponentSource:
@@ -182,6 +186,8 @@ def _build(request: ReleaseRequest, counter: int, target: Path, scratch: Path, p
         sbom=request.sbom.name if request.sbom else "",
         documents=documents,
         trial_s=request.trial_s,
+        revert_counter=request.revert_counter,
+        must_pass=request.must_pass,
     )
     decode_manifest(encode_manifest(manifest))
     bundle.write(target, manifest, packed, files)

@@ -9,7 +9,19 @@ from msgspec import Struct
 from firmware_schemas.release import Component, ReleaseManifest
 from sdx_hub.publishing.listing import Listed
 
-_PLAIN = ("version", "release_counter", "hardware", "requires", "conflicts", "fixes", "notes", "sbom", "trial_s")
+_PLAIN = (
+    "version",
+    "release_counter",
+    "revert_counter",
+    "must_pass",
+    "hardware",
+    "requires",
+    "conflicts",
+    "fixes",
+    "notes",
+    "sbom",
+    "trial_s",
+)
 
 Lister = Callable[[Component], Mapping[str, Listed] | None]
 """The files of a `directory` component by their path, or None where they cannot be had."""

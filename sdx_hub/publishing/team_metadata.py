@@ -15,7 +15,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from firmware_schemas.ids import release_id
-from firmware_schemas.release import ReleaseManifest, TargetCustom, targets_of
+from firmware_schemas.release import MANIFEST_NAME, ReleaseManifest, TargetCustom, target_path, targets_of
 from sdx_hub.domain.errors import BadInput, ConflictError, TrustError
 from sdx_hub.publishing.errors import BundleRefused
 from sdx_hub.trust import rotation
@@ -102,6 +102,15 @@ def role_of_key(delegator: Targets, keyid: str, wanted: str = "", known: str = "
 
 def key_of(delegator: Targets, keyid: str) -> Key | None:
     return delegator.delegations.keys.get(keyid) if delegator.delegations else None
+
+
+def counter_of(view: TeamView, product: str, version: str) -> int | None:
+    """The release counter of a release in the team's metadata; None where it is not there."""
+    target = view.current.targets.get(target_path(view.team, product, version, MANIFEST_NAME))
+    try:
+        return None if target is None else msgspec.convert(target.custom, TargetCustom).release_counter
+    except msgspec.ValidationError:
+        return None
 
 
 def target_files(team: str, manifest: ReleaseManifest) -> dict[str, TargetFile]:

@@ -139,6 +139,26 @@ def test_diff_and_list(house: House) -> None:
     assert ("release", "version") in {(change["where"], change["what"]) for change in against["changes"]}
 
 
+def test_the_way_back_is_looked_up_in_what_the_team_has_signed(house: House) -> None:
+    old = build(house.alice, "7.0.0")
+    house.alice.signs("release", "sign", old, "--signer", "alice.key")
+    house.alice.sdx("release", "publish", old)
+    waiting = house.alice.run(
+        *("release", "build", "src-nav-7.0.0", "--product", "nav", "--version", "7.0.1", "--revert-to", "7.0.0")
+    )
+    assert (waiting.code, waiting.error) == (1, "release_not_published")
+    house.bob.signs("release", "sign", "nav@7.0.0", "--signer", "bob.key")
+    file = build(house.alice, "7.1.0", "--revert-to", "nav@7.0.0", "--must-pass")
+    shown = house.alice.sdx("release", "show", file)["manifest"]
+    assert (shown["revert_counter"], shown["must_pass"]) == (7_000_000, True)
+    again = build(house.bob, "7.1.0", "--revert-to", "7.0.0", "--must-pass")
+    assert (house.bob.folder / again).read_bytes() == (house.alice.folder / file).read_bytes()
+    changes = house.alice.sdx("release", "diff", old, file)["changes"]
+    assert {("release", "revert_counter"), ("release", "must_pass")} <= {
+        (each["where"], each["what"]) for each in changes
+    }
+
+
 def test_a_tampered_file_is_refused_before_anything_is_signed(house: House) -> None:
     file = build(house.alice, "5.0.0")
     path = house.alice.folder / file

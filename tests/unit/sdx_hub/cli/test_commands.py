@@ -80,6 +80,7 @@ def test_build_takes_every_word(run: Run, tmp_path: Path) -> None:
         ),
         *("--requires", "base>=2.0.0", "--conflicts", "legacy>=0", "--fixes", "FB-12", "--sbom", "bom.json"),
         *("--notes-file", "NOTES.md", "--document", "copter.param", "--trial", "60", "--counter", "77"),
+        *("--revert-counter", "70", "--must-pass"),
     )
     assert code == 0
     manifest = document["manifest"]
@@ -90,6 +91,7 @@ def test_build_takes_every_word(run: Run, tmp_path: Path) -> None:
     assert [(each["product"], each.get("min_counter", 0)) for each in manifest["conflicts"]] == [("legacy", 0)]
     assert manifest["fixes"] == ["FB-12"]
     assert (manifest["sbom"], manifest["notes"], manifest["trial_s"]) == ("bom.json", "Better.\n", 60)
+    assert (manifest["revert_counter"], manifest["must_pass"]) == (70, True)
     assert document["release_counter"] == 77
     assert bundle.read(tmp_path / "nav.sdx").id == document["release"] == "nav@1.4.0"
 
@@ -132,6 +134,11 @@ def test_a_signed_file_is_not_replaced_without_a_word(run: Run, tmp_path: Path) 
     ("words", "code", "name"),
     [
         (["--component", "x"], 2, "component_form"),
+        (["--revert-to", "1.3.0", "--revert-counter", "3"], 2, "usage"),
+        (["--revert-to", "other@1.3.0"], 2, "revert_form"),
+        (["--revert-to", "../1"], 2, "invalid_name"),
+        (["--revert-to", "1.3.0"], 2, "hub_missing"),
+        (["--revert-counter", "1004001"], 1, "invalid_manifest"),
         (["--health", "nobody=./run"], 2, "component_form"),
         (["--health", "app=./a", "--health", "app=./b"], 2, "component_form"),
         (["--health", "app='unclosed"], 2, "component_form"),

@@ -71,9 +71,11 @@ def test_the_manifest_says_what_was_asked_for(tmp_path: Path) -> None:
         fixes=("FB-2", "FB-1", "FB-2"),
         documents=(folder / "app.txt",),
         trial_s=60,
+        revert_counter=1_002_000,
+        must_pass=True,
     )
     manifest = building.build(asked, tmp_path / "x.sdx").manifest
-    assert manifest.release_counter == 1_002_003
+    assert (manifest.release_counter, manifest.revert_counter, manifest.must_pass) == (1_002_003, 1_002_000, True)
     assert manifest.hardware == ("rpi-4", "rpi-cm4")
     assert manifest.fixes == ("FB-1", "FB-2")
     assert manifest.requires == (Constraint("base", 2_000_000),)
@@ -103,6 +105,7 @@ def test_one_payload_for_two_components_is_stored_once(tmp_path: Path) -> None:
         ({"notes": "x" * 9000}, BadInput, "text_too_long"),
         ({"sbom": Path("/nonexistent")}, BuildRefused, "source_missing"),
         ({"hardware": ("Rpi",)}, InvalidManifest, "invalid_manifest"),
+        ({"revert_counter": 1_002_004}, InvalidManifest, "invalid_manifest"),
     ],
 )
 def test_what_cannot_be_released_leaves_nothing_behind(

@@ -23,6 +23,8 @@ def test_the_releases_own_fields() -> None:
     assert found(manifest(), new) == {
         ("release", name) for name in ("version", "release_counter", "fixes", "notes", "hardware", "trial_s")
     }
+    back = manifest("1.1.0", release_counter=2, revert_counter=1, must_pass=True)
+    assert {("release", "revert_counter"), ("release", "must_pass")} <= found(manifest(), back)
     assert ("release", "product") in found(manifest(), manifest(product="other"))
 
 

@@ -45,6 +45,15 @@ def test_the_honest_step_passes_and_adds_exactly_the_releases_targets(team: Team
     assert (proposal.signed_by, proposal.missing, proposal.still_needed) == ((), ("alice", "bob", "carol"), 2)
 
 
+def test_the_counter_of_a_release_is_what_the_team_has_signed(team: Team) -> None:
+    team.targets |= team_metadata.target_files("nav", manifest("1.2.0", release_counter=77))
+    view = team.view()
+    assert team_metadata.counter_of(view, "nav", "1.2.0") == 77
+    assert team_metadata.counter_of(view, "nav", "9.9.9") is None
+    team.targets["nav/odd/1.0.0/release.json"] = other_file()
+    assert team_metadata.counter_of(team.view(), "odd", "1.0.0") is None
+
+
 def smuggle_target(signed: Targets) -> None:
     path = "nav/nav/9.9.9/app"
     signed.targets[path] = TargetFile(1, {"sha256": "c" * 64}, path)
