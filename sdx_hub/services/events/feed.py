@@ -122,9 +122,8 @@ class EventFeed:
 
         An `after` that is larger than any id (of a hub that was restored from an older backup) means the newest.
         """
-        async with self._database.reading() as session:
-            newest = await session.scalar(select(func.max(HubEvent.id))) or 0
-        return newest if after is None else min(after, newest)
+        await self._look()  # What is in memory is then no older than the stream: one that ends there misses nothing.
+        return self._through if after is None else min(after, self._through)
 
     async def since(self, after: int, wanted: Wanted) -> Batch:
         """What is wanted of the events after an id; at most `PAGE` of them are looked at."""
@@ -142,22 +141,23 @@ class EventFeed:
         through = page[-1].id if more else max(newest, after)
         return Batch([event for event in page if wanted.takes(event.type, event.subject)], through, more)
 
-    async def news(self, through: int, seconds: float) -> bool:
-        """Wait until there may be something after `through`; False where there was nothing for so long."""
-        news = self._news
-        if self.closed or self._through > through:
-            return True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await news.wait()
-        return news.is_set()
+    async def news(self, through: int, seconds: float) -> None:
+        """Wait until there may be something after `through`, but not for longer than this."""
+        if not self.closed and self._through <= through:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._news.wait()
 
     async def look(self) -> None:
         """Find out what happened since the last look; nothing where nobody listens."""
-        if not self.open:
-            return
+        if self.open:
+            await self._look()
+
+    async def _look(self) -> None:
         async with self._looking:
-            before, newest = self._through, await self.begin(None)
+            before = self._through
+            async with self._database.reading() as session:
+                newest = await session.scalar(select(func.max(HubEvent.id))) or 0
             if newest - before > _KEPT:  # Nobody has listened for long: whoever comes from before reads for himself.
                 self._recent.clear()
                 self._through = self._floor = newest

@@ -29,22 +29,23 @@ async def follow(
     Yields:
         Also empty ones: nothing happened for `KEEP_ALIVE_S`, or nothing that is wanted.
     """
-    ends_s = asyncio.get_running_loop().time() + LIFE_S
-    seen = 0
+    now_s = asyncio.get_running_loop().time
+    ends_s, seen = now_s() + LIFE_S, 0
+    speaks_s = now_s() + KEEP_ALIVE_S
     progress.listeners += live
     try:
-        while not feed.closed and asyncio.get_running_loop().time() < ends_s:
+        while not feed.closed and now_s() < ends_s:
             batch = await feed.since(after, wanted)
             after = batch.through
             told = progress.newer(seen, wanted) if live else []
             seen = progress.version
-            if batch.events or told:
+            if batch.events or told or now_s() >= speaks_s:
                 yield Batch([*batch.events, *told], after, batch.more)
+                speaks_s = now_s() + KEEP_ALIVE_S
             if batch.more:
                 continue
             if not on:
                 return
-            if not await feed.news(after, KEEP_ALIVE_S):
-                yield Batch([], after)
+            await feed.news(after, speaks_s - now_s())
     finally:
         progress.listeners -= live
