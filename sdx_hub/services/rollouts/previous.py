@@ -25,6 +25,8 @@ def last_good(product: str) -> Any:
         select(col(Assignment.release_id))
         .join(Device, col(Device.id) == col(Assignment.device_id))
         .where(of_device, col(Assignment.product) == product)
+        # Said in words: this stands inside of another subquery as well, which would make it look at all members.
+        .correlate(RolloutDevice)
         .scalar_subquery()
     )
     runs = (
