@@ -33,6 +33,7 @@ from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.devices.fleet_state import FleetState
 from sdx_hub.services.rollouts.applying import apply, changes
 from sdx_hub.services.rollouts.facts_rows import load_facts
+from sdx_hub.services.rollouts.joining import join
 from sdx_hub.services.rollouts.listening import listen
 from sdx_hub.services.rollouts.offering import offer
 from sdx_hub.services.rollouts.preparing import Preparer
@@ -137,6 +138,8 @@ class RolloutEngine:
             now, order = self._clock.now(), order_of(row)
             if hears:
                 await listen(uow.session, row, order, now, self._batch)
+            if row.state == "running" and order.join:
+                await join(uow, row, order, now)
             await count_on(uow, row)
             decision = await self._decide(uow, row, now)
             if await self._act(uow, row, order, decision, now):
