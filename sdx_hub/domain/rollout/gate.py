@@ -21,7 +21,7 @@ One kind of device may fail while all others are well. So half of the stake is o
 equal parts on each kind alone: a mean of such bets is one again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from math import exp, fsum, log, log1p, sqrt
 
@@ -64,16 +64,12 @@ def read(
     passed, failed = sum(goods.values()), sum(bads.values())
     overall = e_value(passed, failed, allowed, gate.base_rate)
     by_stratum = {stratum: e_value(goods[stratum], bads[stratum], allowed, gate.base_rate) for stratum in strata}
-    combined = overall
-    if len(by_stratum) > 1:
-        combined = 0.5 * overall + 0.5 * fsum(each / len(by_stratum) for each in by_stratum.values())
-    combined = _kept(combined)
     since = " since it was resumed" if accepted.good or accepted.bad else ""
     reading = Reading(
         good=passed,
         bad=failed,
         allowed_rate=_kept(allowed),
-        e_value=combined,
+        e_value=_kept(combined(overall, by_stratum.values())),
         by_stratum={stratum: _kept(each) for stratum, each in by_stratum.items()},
         bound=_kept(bounds.upper(failed, passed + failed)),
         sentence="",
@@ -86,6 +82,13 @@ def allowed_rate(gate: Gate, control: Control) -> float:
     """The base rate, and what devices that were offered nothing prove to go silent by themselves."""
     proven = bounds.lower(control.silent, control.devices) if gate.control else 0.0
     return min(gate.base_rate + proven, _MOST_ALLOWED)
+
+
+def combined(overall: float, by_stratum: Collection[float]) -> float:
+    """One e-value of that of all devices and those of their kinds."""
+    if len(by_stratum) < 2:
+        return overall
+    return 0.5 * overall + 0.5 * fsum(each / len(by_stratum) for each in by_stratum)
 
 
 @lru_cache(maxsize=65_536)
