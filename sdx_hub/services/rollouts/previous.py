@@ -21,11 +21,12 @@ def last_good(product: str) -> Any:
     before a second one. Where nothing was ever assigned, it is what the device runs, if that is published here.
     """
     of_device = col(Device.number) == col(RolloutDevice.number)
+    # One look-up after the other, and no join: PostgreSQL joins the wrong way round while assignments are so new that
+    # it has not counted them yet. Each says what it goes by, because it stands inside of another subquery as well.
+    identity = select(col(Device.id)).where(of_device).correlate(RolloutDevice).scalar_subquery()
     current = (
         select(col(Assignment.release_id))
-        .join(Device, col(Device.id) == col(Assignment.device_id))
-        .where(of_device, col(Assignment.product) == product)
-        # Said in words: this stands inside of another subquery as well, which would make it look at all members.
+        .where(col(Assignment.device_id) == identity, col(Assignment.product) == product)
         .correlate(RolloutDevice)
         .scalar_subquery()
     )
