@@ -56,8 +56,17 @@ def show(client: httpx.Client, rollout: str) -> dict[str, Any]:
 
 
 def wait(client: httpx.Client, rollout: str, state: str) -> dict[str, Any]:
-    until(lambda: show(client, rollout)["state"] == state, every_s=0.1)
-    return show(client, rollout)
+    found = [show(client, rollout)]
+
+    def there() -> bool:
+        found[0] = show(client, rollout)
+        return bool(found[0]["state"] == state)
+
+    try:
+        until(there, every_s=0.1)
+    except AssertionError as error:
+        raise AssertionError(f"not {state} but {found[0]}") from error
+    return found[0]
 
 
 def everything(client: httpx.Client, path: str, limit: int = 3) -> list[dict[str, Any]]:

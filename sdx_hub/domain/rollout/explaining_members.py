@@ -5,9 +5,10 @@ from datetime import datetime
 
 from sdx_hub.domain.answers import Answer, span
 from sdx_hub.domain.device_codes import HELPS
+from sdx_hub.domain.rollout import left_out
 from sdx_hub.domain.rollout.explaining import devices, of_rollout, words_of
-from sdx_hub.domain.rollout.standing import Membership
-from sdx_hub.domain.rollout.states import BAD, ENDED
+from sdx_hub.domain.rollout.standing import Member, Membership
+from sdx_hub.domain.rollout.states import BAD, ENDED, OUT
 
 _RETRY = "When the cause is gone: {again}"
 _SOON = "Its reports. Not heard for {silent_after}, it counts as silent."
@@ -68,7 +69,7 @@ _STATES: Mapping[str, tuple[str, str, str]] = {
     ),
     "skipped": (
         "skipped",
-        "A person left it out of {id}.",
+        "It was left out of {id}.",
         "To take it in again: {again}",
     ),
     "reverting": ("updating", "{id} brings it back to {previous}.", "Its reports."),
@@ -92,6 +93,11 @@ _CODES: Mapping[str, tuple[str, str]] = {
     "retried": ("A person had it tried again.", ""),
     "resumed": ("Its offer was taken back, and the rollout was resumed.", ""),
     "unpinned": ("It was pinned, and is not any more.", ""),
+    "by_person": ("A person said so.", ""),
+    "heard_again": ("It was off, and has polled again since.", ""),
+    # These say no more than the state does.
+    "off_duty": ("", ""),
+    "silent": ("It was not heard for {silent_after}.", ""),
     "pinned": ("", ""),
     "trial_starts_used_up": ("It did not stay up on trial, again and again.", ""),
 }
@@ -120,15 +126,10 @@ def of_member(membership: Membership, now: datetime) -> Answer:
     rollout, member = membership.rollout, membership.member
     words = words_of(rollout) | _words(membership)
     verdict, sentence, change = _STATES[member.state]
-    reasons, changes = [sentence], [change]
-    if member.code in _CODES:
-        more, helps = _CODES[member.code]
-        reasons.append(more)
-        changes.insert(0, helps)
-    elif member.code:
-        reasons.append("The code is {code}.")
-        changes.insert(0, HELPS.get(member.code, ""))
-    reasons, changes = ([each.format_map(words) for each in part if each] for part in (reasons, changes))
+    more, helps = _of_code(member)
+    reasons, changes = (
+        [each.format_map(words) for each in part if each] for part in ((sentence, more), (helps, change))
+    )
     if member.detail:
         reasons.append(f"It says: {member.detail}")
     if member.since is not None:
@@ -139,6 +140,16 @@ def of_member(membership: Membership, now: datetime) -> Answer:
         verdict, more_reasons, more_changes = _turn(membership, words)
         reasons[1:1], changes = more_reasons, [*more_changes, *changes]
     return Answer(verdict, tuple(reasons), tuple(changes))
+
+
+def _of_code(member: Member) -> tuple[str, str]:
+    """What its code adds: a sentence, and what helps."""
+    if member.code in _CODES:
+        return _CODES[member.code]
+    if member.state in OUT and member.code in left_out.CODES:
+        # It could not have the release any more when its turn came.
+        return left_out.CODES[member.code]
+    return ("The code is {code}.", HELPS.get(member.code, "")) if member.code else ("", "")
 
 
 def _turn(membership: Membership, words: Mapping[str, object]) -> tuple[str, list[str], list[str]]:

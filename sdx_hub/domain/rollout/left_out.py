@@ -6,7 +6,7 @@ from typing import Final
 from sdx_hub.domain.answers import Answer
 
 NO_MATCH: Final = "no_match"
-_CODES: Final[Mapping[str, tuple[str, str]]] = {
+CODES: Final[Mapping[str, tuple[str, str]]] = {
     NO_MATCH: ("{serial} does not match the query of {id}.", "Its tags and attributes: sdx device show {serial}"),
     "device_pending": ("{serial} is not accepted yet.", "Compare its key, then: sdx device accept {serial}"),
     "device_revoked": ("{serial} was revoked.", "A repaired device enrols again, with a new key."),
@@ -49,9 +49,9 @@ def of_left_out(rollout: str, serial: str, code: str, *, join: bool) -> Answer:
     Returns:
         The verdict is `left_out`, or `planned` for one that will join.
     """
-    if code in _CODES:
+    if code in CODES:
         words = {"id": rollout, "serial": serial}
-        because, change = (each.format_map(words) for each in _CODES[code])
+        because, change = (each.format_map(words) for each in CODES[code])
         return Answer("left_out", (f"{serial} is no member of {rollout}.", because), (change,) if change else ())
     if join:
         return Answer("planned", (f"{serial} matches, and joins the last wave of {rollout}.",), ("Wait a moment.",))

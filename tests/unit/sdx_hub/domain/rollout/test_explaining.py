@@ -185,7 +185,7 @@ def test_the_states_of_a_member_are_told_apart() -> None:
         ("superseded", "assigned something else"),
         ("withdrawn", "to run nav@1.3.0 again"),
         ("pinned", "sdx device unpin craft-01"),
-        ("skipped", "A person left it out"),
+        ("skipped", "It was left out of ro-3"),
         ("reverting", "brings it back to nav@1.3.0"),
         ("reverted", "brought it back to nav@1.3.0"),
         ("revert_failed", "could not bring it back to nav@1.3.0"),
@@ -207,6 +207,11 @@ def test_a_member_in_its_own_words(state: str, words: str) -> None:
         ("revert_failed", "revert_not_allowed", "allows no way back to nav@1.3.0"),
         ("failed", "budget_exhausted", "raise it in agent.toml"),
         ("failed", "disk_full", "The code is disk_full."),
+        ("skipped", "by_person", "A person said so."),
+        ("skipped", "newer_runs", "It runs a newer release of the product."),
+        ("off_duty", "off_duty", "it is off"),
+        ("offered", "heard_again", "has polled again"),
+        ("queued", "retried", "A person had it tried again."),
     ],
 )
 def test_codes_say_more(state: str, code: str, words: str) -> None:
