@@ -53,7 +53,8 @@ def check_url(text: str, *, plain: bool) -> httpx.URL:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL("")
-    if len(text) > MAX_URL_CHARS or not text.isascii() or url.scheme not in {"http", "https"} or not url.host:
+    readable = text.isascii() and len(text) <= MAX_URL_CHARS and 0 < (url.port or 443) < 2**16
+    if not readable or url.scheme not in {"http", "https"} or not url.host:
         raise BadInput("An address looks like https://receiver.example.org/hooks.", "invalid_webhook_url")
     if url.userinfo or url.fragment:
         raise BadInput(
