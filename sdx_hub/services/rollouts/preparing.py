@@ -12,11 +12,11 @@ away and begins again. So there are never members of two snapshots, and none twi
 import secrets
 from array import array
 from collections import Counter as Tally
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import BigInteger, Boolean, Text, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -24,6 +24,7 @@ from sdx_hub.adapters.clock import Clock
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.deadlines import deadline
 from sdx_hub.persistence.number_lists import among
+from sdx_hub.persistence.row_lists import rows_of
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice, RolloutStratum, RolloutTally, RolloutWave
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.releases.release_rows import find_release
@@ -120,28 +121,30 @@ class Preparer:
     async def _write(self, session: AsyncSession, row: Rollout, held: _Held) -> None:
         chosen, start = held.chosen, row.prepared_through
         end = min(start + self._chunk, len(chosen.numbers))
-        rows: list[dict[str, Any]] = []
-        for wave, (_, span) in enumerate(chosen.spans(), 1):
-            rows += (
-                _EMPTY
-                | {
-                    "rollout": row.number,
-                    "number": chosen.numbers[index],
-                    "wave": wave,
-                    "position": index + 1,
-                    "stratum": chosen.stratum[index] + 1,
-                    "site": chosen.sites[chosen.site[index]],
-                    "is_control": index in held.controls,
-                }
-                for index in range(max(span.start, start), min(span.stop, end))
+        part = range(start, end)
+        if part:
+            waves = [
+                wave
+                for wave, (_, span) in enumerate(chosen.spans(), 1)
+                for _ in range(max(span.start, start), min(span.stop, end))
+            ]
+            new = rows_of(
+                session,
+                {
+                    "number": (BigInteger(), chosen.numbers[start:end]),
+                    "wave": (BigInteger(), waves),
+                    "position": (BigInteger(), [index + 1 for index in part]),
+                    "stratum": (BigInteger(), [stratum + 1 for stratum in chosen.stratum[start:end]]),
+                    "site": (Text(), [chosen.sites[site] for site in chosen.site[start:end]]),
+                    "is_control": (Boolean(), [index in held.controls for index in part]),
+                },
             )
-        if rows:
-            await session.execute(insert(RolloutDevice), rows)
+            same = {"state": "queued", "code": "", "attempt": 0, "flights": 0, "running_s": 0}
+            values = {"rollout": literal(row.number), **{column.name: column for column in new.c}}
+            values |= {name: literal(value) for name, value in same.items()}
+            await session.execute(insert(RolloutDevice).from_select(list(values), select(*values.values())))
         row.prepared_through = end
         await session.flush()
-
-
-_EMPTY: Final = {"state": "queued", "code": "", "attempt": 0, "flights": 0, "running_s": 0}
 
 
 def controls_of(chosen: Chosen) -> list[int]:
