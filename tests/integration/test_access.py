@@ -23,6 +23,23 @@ NEEDS: list[tuple[str, str, object, Permission]] = [
     ("DELETE", "/devices/nobody/tags/x", None, Permission.OPERATE_DEVICES),
     ("PUT", "/devices/nobody/attributes", {}, Permission.OPERATE_DEVICES),
     ("POST", "/assignments", {"release": "a@1.0.0", "devices": []}, Permission.OPERATE_DEVICES),
+    ("GET", "/rollouts", None, Permission.READ),
+    ("GET", "/rollouts/ro-9", None, Permission.READ),
+    ("GET", "/rollouts/ro-9/devices", None, Permission.READ),
+    ("GET", "/rollouts/ro-9/outcomes", None, Permission.READ),
+    ("GET", "/rollouts/ro-9/decisions", None, Permission.READ),
+    ("GET", "/rollouts/ro-9/why", None, Permission.READ),
+    ("GET", "/devices/nobody/rollouts", None, Permission.READ),
+    ("POST", "/rollouts/plan", {"release": "a@1.0.0"}, Permission.READ),
+    ("POST", "/rollouts", {"release": "a@1.0.0"}, Permission.OPERATE_DEVICES),
+    ("POST", "/rollouts/ro-9/approve", {}, Permission.APPROVE),
+    *(
+        ("POST", f"/rollouts/ro-9/{command}", {}, Permission.OPERATE_DEVICES)
+        for command in ("pause", "halt", "revert", "cancel", "advance", "retry")
+    ),
+    ("POST", "/rollouts/ro-9/skip", {"devices": ["d"], "reason": "x"}, Permission.OPERATE_DEVICES),
+    ("PUT", "/devices/nobody/pin", {"reason": "x"}, Permission.OPERATE_DEVICES),
+    ("DELETE", "/devices/nobody/pin", None, Permission.OPERATE_DEVICES),
     (
         "POST",
         "/uploads",
