@@ -34,8 +34,8 @@ from sdx_hub.services.rollouts.rollout_rows import order_of
 CHUNK: Final = 10_000
 """Members in one transaction: about a second of the writer's turn."""
 MAX_CONTROLS: Final = 500
-LOOK_UP_S: Final = 120.0
-"""For each statement of the look-up, which nobody waits for."""
+LOOK_UP_S: Final = 30.0
+"""For each statement of the look-up: a batch of devices each."""
 _SNAPSHOT_BITS: Final = 62
 
 
