@@ -127,7 +127,7 @@ async def _running(settings: Settings, poll: PollPath, shedding: Shedding) -> As
         events = feed.EventFeed(database, settings.max_event_streams)
         plain = settings.environment == "development"
         deliveries = DeliveryQueue(database, clock)
-        planning = PlanningService(database, clock, storage.blobs, _order_defaults(settings))
+        planning = PlanningService(database, clock, storage.served, _order_defaults(settings))
         worker = delivering.DeliveryWorker(deliveries, Sender(_VERSION, plain=plain), clock)
         at_end.push_async_callback(worker.stop)
         hub = Hub(
