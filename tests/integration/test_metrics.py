@@ -98,6 +98,22 @@ def test_a_refused_request_is_no_failure_of_a_step(fleet: Fleet, figures: Figure
     assert figures.now("sdx_step_failures_total") == 0
 
 
+def test_who_looks_after_rollouts_and_when_is_seen(figures: Figures) -> None:
+    figures.reaches(lambda leads: leads == 1, "sdx_rollout_leader")
+    figures.reaches(lambda ticked_s: time.time() - ticked_s < 30, "sdx_rollout_last_tick_timestamp_seconds")
+    figures.reaches(lambda ticks: ticks > 0, "sdx_step_seconds_count", step="rollout.tick")
+    assert figures.now("sdx_rollout_decisions_total", rule="halt_gate") == 0
+
+
+def test_streams_and_webhooks_are_counted(fleet: Fleet, figures: Figures) -> None:
+    assert figures.now("sdx_event_streams_most") == 200, "two workers"
+    with fleet.client() as client, client.stream("GET", "/api/v1/events") as stream:
+        assert stream.status_code == 200
+        figures.reaches(lambda count: count == 1, "sdx_event_streams_open")
+    figures.reaches(lambda count: count == 0, "sdx_event_streams_open")
+    assert figures.now("sdx_webhooks", state="enabled") == 0
+
+
 def test_an_upload_under_way_is_seen_with_its_bytes(tmp_path) -> None:
     with start_fleet(tmp_path / "fleet") as fleet:
         figures = Figures(fleet)

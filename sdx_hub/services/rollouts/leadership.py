@@ -6,6 +6,7 @@ replica that dies is followed by another one at that one's next tick.
 """
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -14,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from sdx_hub.loops import Work
+from sdx_hub.observing import ROLLOUT_LEADER, ROLLOUT_TICK, ROLLOUT_TICKED_S, observed
 from sdx_hub.persistence.database import Database
 
 _TRY: Final = text("SELECT pg_try_advisory_lock(7362610002)")
@@ -39,6 +41,7 @@ class Leadership:
             Exception: The database is away; then it leads no more.
         """
         if self._database.backend == "sqlite":
+            observed.mark(ROLLOUT_LEADER, 1)
             return True
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -49,6 +52,7 @@ class Leadership:
         if leads != self._leads:
             _log.info("rollouts_led_here", leads=leads)
         self._leads = leads
+        observed.mark(ROLLOUT_LEADER, leads)
         return leads
 
     def only(self, work: Work) -> Work:
@@ -56,12 +60,15 @@ class Leadership:
 
         async def led() -> None:
             if await self.leads():
-                await work()
+                with observed.step(ROLLOUT_TICK):
+                    await work()
+                observed.mark(ROLLOUT_TICKED_S, time.time())
 
         return led
 
     async def resign(self) -> None:
         """Let another one lead."""
+        observed.mark(ROLLOUT_LEADER, 0)
         self._leads, self._connection = False, None
         open_, self._open = self._open, AsyncExitStack()
         await open_.aclose()

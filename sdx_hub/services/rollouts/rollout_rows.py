@@ -15,6 +15,7 @@ from sdx_hub.domain.errors import NotFound
 from sdx_hub.domain.rollout.facts import Decision, Facts
 from sdx_hub.domain.rollout.policy import Order
 from sdx_hub.domain.rollout.states import ACTIVE
+from sdx_hub.observing import ROLLOUT_DECISIONS, observed
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDecision
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.events.outbox import emit
@@ -103,6 +104,7 @@ async def log_decision(  # noqa: PLR0917 - all of it is always said
             outcomes_through=facts.outcomes_through,
         )
     )
+    observed.count(ROLLOUT_DECISIONS + rule)
     digest = hashlib.sha256(encoded + b"\n" + decided).hexdigest()
     await uow.audit(actor, "rollout.decide", rollout_id(row.number), rule=rule, state=row.state, sha256=digest)
     for kind in EVENTS.get(rule, ()):
