@@ -96,6 +96,7 @@ class Agent:
     def turn(self) -> None:
         """Everything that is due, and then a sleep until something is."""
         self._service.alive()
+        self._polled = False
         self._reap()
         if self._clock.monotonic_s() >= self._poll_at:
             self._poll()
@@ -149,11 +150,10 @@ class Agent:
         write_note(self._storage, self._home.poll, note)
 
     def _reports_wait(self) -> bool:
-        """Whether there is something to deliver: patient reports only behind a poll."""
+        """Whether there is something to deliver: patient reports only right behind a poll."""
         return bool(self._outbox.counters(patient=self._polled))
 
     def _deliver(self) -> None:
-        self._polled = False
         try:
             receipts = self._outbox.deliver(self._hub)
         except TransportError as error:

@@ -12,12 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
+from device_agent.agent import Agent
 from device_agent.core import journal as journals
 from device_agent.ports.home import Home
+from device_agent.ports.outbox import Outbox
+from device_agent.ports.service import ServiceManager
+from device_agent.ports.signing import Signer
+from device_agent.ports.storage import DiskStorage
+from device_agent.ports.usage import Totals, Usage
+from device_agent.settings import UsageSettings
 from device_agent.status import describe
+from firmware_schemas.device_api import ProgressReport, UsageReport
+from tests.support.fake_clock import FakeClock
 from tests.support.publisher import Payload
 from tests.support.static_hub import StaticHub, enrolled, serving
 
@@ -164,33 +172,72 @@ def test_an_inventory_is_sent_when_it_is_asked_for(hub: StaticHub, url: str, tmp
     assert hub.kinds() == ["usage", "inventory"], "once for each answer that asks"
 
 
-def test_news_of_use_and_steps_wait_for_a_connection_that_is_open(hub: StaticHub, url: str, tmp_path: Path) -> None:
-    """What nobody acts on is delivered with something that somebody does, or right behind a poll."""
+def test_what_nobody_acts_on_waits_for_a_connection_that_is_open(hub: StaticHub, tmp_path: Path) -> None:
+    """It is delivered right behind a poll, or with something that does not wait."""
+    home, clock, storage = enrolled(hub, tmp_path / "state"), FakeClock(), DiskStorage()
+    outbox, usage = Outbox(home.outbox, storage), Usage(home, UsageSettings(), storage, clock)
+    usage.remember(Totals(0, 10**9), 1)
+    agent = Agent(
+        home,
+        hub.link,
+        storage=storage,
+        clock=clock,
+        service=ServiceManager({}),
+        usage=usage,
+        say=lambda _line: None,
+        uniform=lambda _low, high: high,
+    )
+    hub.poll["jitter_s"] = 100
+
+    def file(*, patient: bool) -> None:
+        counter = outbox.next_counter()
+        body = ProgressReport("d.1", f"STATE {counter}")
+        signer = Signer(home.key.read_bytes(), "d-1", clock)
+        outbox.add(counter, signer.report(counter, body), patient=patient)
+
+    def posted() -> int:
+        return sum(path == "/device/v1/reports" for _method, path in hub.asked)
+
+    def look(seconds: float) -> None:
+        """Wake before the next poll is due: a watchdog does, or a worker that ends."""
+        now_s = clock.now_s
+        agent.turn()
+        clock.now_s = now_s + seconds
+
+    look(10)
+    file(patient=True)
+    look(10)
+    look(10)
+    assert (polls(hub), posted()) == (1, 0)
+    file(patient=False)
+    look(10)
+    assert (polls(hub), posted()) == (1, 1)
+    file(patient=True)
+    look(100)
+    assert (polls(hub), posted()) == (1, 1)
+    look(0)
+    assert (polls(hub), posted()) == (2, 2)
+    assert hub.kinds() == ["progress"] * 3
+    assert outbox.counters() == []
+
+
+def test_it_has_a_worker_report_the_use_of_the_craft(hub: StaticHub, url: str, tmp_path: Path) -> None:
     flown = tmp_path / "flown.json"
     flown.write_text('{"flights": 1, "running_s": 60}')
     home = enrolled(hub, tmp_path / "state", url, f'[usage]\nfile = "{flown}"\ninterval_s = 0.5\n')
-    real, batches, behind_a_poll = hub.answer, [], []
 
-    def answer(method: str, path: str, headers: Any, body: bytes) -> Any:
-        before = len(hub.reports)
-        reply = real(method, path, headers, body)
-        if path.startswith("/device/v1/"):
-            batches.append([msgspec.to_builtins(report.body) for report in hub.reports[before:]])
-            behind_a_poll.append(path == "/device/v1/poll")
-        return reply
+    def said() -> list[tuple[int, int]]:
+        bodies = [report.body for report in hub.reports]
+        return [(body.flights, body.running_s) for body in bodies if isinstance(body, UsageReport)]
 
-    hub.answer = answer  # type: ignore[method-assign]
     with running(home):
-        until(lambda: "usage" in hub.kinds())
-        hub.assign(hub.publish("app", 1, [Payload("params", b"v1")]))
-        until(hub.ended)
+        until(lambda: said() == [(1, 60)])
+        flown.write_text("{")
+        time.sleep(2)
         flown.write_text('{"flights": 2, "running_s": 90}')
-        until(lambda: hub.kinds()[-1] == "usage" and hub.kinds().count("usage") >= 2)
-    patient = {"usage", "VERIFIED", "INSTALLING"}
-    said = [{body.get("state", body["kind"]) for body in batch} for batch in batches]
-    assert patient <= set().union(*said)
-    for number, names in enumerate(said):
-        assert not names or not names <= patient or behind_a_poll[number - 1], (number, said)
+        until(lambda: len(said()) > 1)
+    assert said() == [(1, 60), (2, 90)]
+    assert home.running.exists()
 
 
 def test_it_tells_the_service_manager(hub: StaticHub, url: str, tmp_path: Path) -> None:
