@@ -1,7 +1,7 @@
 """Decisions made again, and outcomes counted again, on the machine of whoever doubts them. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 import msgspec
@@ -32,57 +32,75 @@ class Replayed(Struct, frozen=True):
 
 def replay(
     decisions: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]], shown: Mapping[str, Any]
-) -> Iterator[Replayed]:
+) -> list[Replayed]:
     """Make every decision of the engine again, and count every state of every wave again.
 
     Args:
         decisions: All of them, the oldest first, as the hub shows them.
-        outcomes: All of them, the oldest first.
-        shown: The rollout: how many members of each kind each wave has, which no outcome changes.
+        outcomes: All of them, the oldest first; read once, and no further than the rollout that is shown.
+        shown: The rollout, later than the decisions: how many members of each kind each wave has.
     """
-    following = _Counting(outcomes, shown)
+    moves = _Moves(outcomes)
+    looked_at = []
     for line in decisions:
         facts = msgspec.json.decode(msgspec.json.encode(line["facts"]), type=Facts)
-        decision = msgspec.json.decode(msgspec.json.encode(line["decision"]), type=Decision)
-        decided, differs = None, ""
-        if line["actor"] == _ENGINE and line["rule"] in _RULES:
-            again = decide(facts)
-            decided = again == decision
-            if not decided:
-                differs = f"these facts give {again.rule}: {again.sentence}"
-        counted = None
-        if facts.waves and facts.tallies:
-            found = following.through(facts.outcomes_through)
-            logged = Counter({(each.wave, each.stratum, each.state): each.devices for each in facts.tallies})
-            counted = found == logged
-            if not counted:
-                differs = "; ".join(filter(None, [differs, _difference(logged, found)]))
-        yield Replayed(line["id"], decided, counted, differs)
+        looked_at.append((line, facts, moves.through(facts.outcomes_through)))
+    moves.through(shown["outcomes_through"])
+    began = _began(shown, moves.joined)
+    return [_replayed(line, facts, Counter(began), moved) for line, facts, moved in looked_at]
 
 
-class _Counting:
-    """Members by wave, stratum and state, as the outcomes go on."""
+class _Moves:
+    """How many more, or fewer, members of each wave, kind and state there are than at the beginning.
 
-    def __init__(self, outcomes: Iterable[Mapping[str, Any]], shown: Mapping[str, Any]) -> None:
-        self._left = list(outcomes)
-        self._left.reverse()
+    Attributes:
+        joined: Of those, the ones that were not there at the beginning, by wave and kind.
+    """
+
+    def __init__(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
+        self._outcomes = iter(outcomes)
+        self._next = next(self._outcomes, None)
         self._cells: Counter[Cell] = Counter()
-        for stratum in shown["strata"]:
-            for wave, devices in stratum["members"].items():
-                self._cells[int(wave), stratum["stratum"], "queued"] += devices
-        for line in self._left:
-            # Who joined later is among the members that are shown, and was not there at the beginning.
-            if not line["was"] and line["id"] <= shown["outcomes_through"]:
-                self._cells[line["wave"], line["stratum"], "queued"] -= 1
+        self.joined: Counter[tuple[int, int]] = Counter()
 
     def through(self, outcome: int) -> Counter[Cell]:
-        """The counts after this outcome."""
-        while self._left and self._left[-1]["id"] <= outcome:
-            line = self._left.pop()
+        """As it was after the outcome with this id."""
+        while self._next is not None and self._next["id"] <= outcome:
+            line = self._next
+            self._cells[line["wave"], line["stratum"], line["state"]] += 1
             if line["was"]:
                 self._cells[line["wave"], line["stratum"], line["was"]] -= 1
-            self._cells[line["wave"], line["stratum"], line["state"]] += 1
-        return Counter({cell: devices for cell, devices in self._cells.items() if devices})
+            else:
+                self.joined[line["wave"], line["stratum"]] += 1
+            self._next = next(self._outcomes, None)
+        return Counter(self._cells)
+
+
+def _began(shown: Mapping[str, Any], joined: Mapping[tuple[int, int], int]) -> Counter[Cell]:
+    """The members of the plan, who are all queued: those that there are now without those that joined."""
+    cells: Counter[Cell] = Counter()
+    for stratum in shown["strata"]:
+        for wave, devices in stratum["members"].items():
+            place = int(wave), int(stratum["stratum"])
+            cells[*place, "queued"] = devices - joined.get(place, 0)
+    return cells
+
+
+def _replayed(line: Mapping[str, Any], facts: Facts, began: Counter[Cell], moved: Counter[Cell]) -> Replayed:
+    decided, counted, differs = None, None, []
+    if line["actor"] == _ENGINE and line["rule"] in _RULES:
+        again = decide(facts)
+        decided = again == msgspec.json.decode(msgspec.json.encode(line["decision"]), type=Decision)
+        if not decided:
+            differs.append(f"these facts give {again.rule}: {again.sentence}")
+    if facts.waves and facts.tallies:
+        began.update(moved)
+        found = Counter({cell: devices for cell, devices in began.items() if devices})
+        logged = Counter({(each.wave, each.stratum, each.state): each.devices for each in facts.tallies})
+        counted = found == logged
+        if not counted:
+            differs.append(_difference(logged, found))
+    return Replayed(line["id"], decided, counted, "; ".join(differs))
 
 
 def _difference(logged: Counter[Cell], found: Counter[Cell]) -> str:

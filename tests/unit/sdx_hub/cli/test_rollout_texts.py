@@ -379,6 +379,16 @@ def test_waiting_until_all_are_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raised.value.extra["devices"] == ["d-7"]
 
 
+def test_a_terminal_gets_a_frame(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    hub = HubClient("http://hub", "sdx_x", httpx.MockTransport(Script(detail("finished"))))
+    follow(hub, "ro-3", Console(False), 0)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "wave 1" in said.err
+    assert "█" in said.err
+
+
 def facts(through: int, *tallies: tuple[int, int, str, int], **fields: Any) -> Facts:
     base: dict[str, Any] = {
         "now": NOW,
