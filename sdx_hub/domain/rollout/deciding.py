@@ -27,14 +27,8 @@ _TO_BRING_BACK = frozenset({*counting.UNDER_WAY, *GOOD, *BAD, "off_duty", "withd
 
 def decide(facts: Facts) -> Decision:
     """Decide; the same facts always give the same decision."""
-    reading = gate.read(
-        counting.good(facts),
-        counting.bad(facts),
-        counting.strata(facts),
-        facts.order.gate,
-        facts.control,
-        accepted=facts.accepted,
-    )
+    outcomes, policy = counting.outcomes(facts), facts.order.gate
+    reading = gate.read(outcomes, facts.strata, policy, facts.control, accepted=facts.accepted)
     if facts.state in _STOPPABLE and (stop := _stop(facts, reading)):
         return stop
     if facts.state == "running":

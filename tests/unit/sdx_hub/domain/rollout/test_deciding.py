@@ -174,7 +174,7 @@ def test_it_does_not_finish_while_somebody_of_an_earlier_wave_is_under_way_again
 
 
 def test_the_gate_pauses() -> None:
-    decision = decided({1: {"failed": 1}, 2: {"queued": 9}, 3: {"queued": 10}})
+    decision = decided({1: {"rolled_back": 1}, 2: {"queued": 9}, 3: {"queued": 10}})
     assert brief(decision) == ("pause_gate", "paused", 1, 0, "person")
     assert decision.code == "gate_paused"
     assert decision.sentence.startswith("1 of 1 failed: the true rate is at most 100 %, and 3 % is allowed; e = 13.")
@@ -182,7 +182,7 @@ def test_the_gate_pauses() -> None:
 
 @pytest.mark.parametrize("state", ["running", "paused"])
 def test_the_gate_halts_also_out_of_a_pause(state: str) -> None:
-    decision = decided({1: {"committed": 1}, 2: {"failed": 2, "lost": 1, "trial": 6}}, wave=2, state=state)
+    decision = decided({1: {"committed": 1}, 2: {"rolled_back": 2, "lost": 1, "trial": 6}}, wave=2, state=state)
     assert brief(decision) == ("halt_gate", "halted", 2, 0, "person")
     assert decision.code == "gate_halted"
 
@@ -224,7 +224,7 @@ def test_the_stronger_stop_comes_first() -> None:
 
 
 def test_a_wave_that_is_over_does_not_open_the_next_one_against_the_gate() -> None:
-    over = {1: {"committed": 1}, 2: {"committed": 6, "failed": 3}, 3: {"queued": 10}}
+    over = {1: {"committed": 1}, 2: {"committed": 6, "rolled_back": 3}, 3: {"queued": 10}}
     assert decided(over, wave=2).rule == "halt_gate"
 
 
@@ -284,7 +284,7 @@ def test_outside_windows_nothing_is_offered_but_in_the_urgent_lane() -> None:
 
 def test_the_control_excuses_what_it_proves() -> None:
     members = {1: {"committed": 1}, 2: {"committed": 6, "silent": 3}, 3: {"queued": 10}}
-    assert decided(members, wave=2).rule == "halt_gate"
+    assert decided(members, wave=2).rule == "pause_gate"
     assert decided(members, wave=2, control=Control(devices=40, silent=12)).rule == "open_wave"
 
 
