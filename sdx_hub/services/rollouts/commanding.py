@@ -47,9 +47,11 @@ def commanded(row: Rollout, devices: int = 0) -> Commanded:
     return Commanded(row.number, rollout_id(row.number), row.state, devices)
 
 
-def is_done(command: Command, state: str) -> bool:
-    """Whether a command that comes in this state is one whose answer was lost."""
-    return state in _DONE_IN.get(command, ())
+def is_done(command: Command, row: Rollout, principal: Principal) -> bool:
+    """Whether a command that comes now is one whose answer was lost."""
+    if command == "approve":
+        return row.approved_by == principal.name
+    return row.state in _DONE_IN.get(command, ())
 
 
 def spoken(principal: Principal, did: str, reason: str) -> str:

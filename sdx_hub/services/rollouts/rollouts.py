@@ -280,7 +280,7 @@ class RolloutService:
         """
         async with self._database.unit_of_work() as uow:
             row = await find_rollout(uow.session, rollout)
-            if is_done(command, row.state):
+            if is_done(command, row, principal):
                 return commanded(row)
             state, now = after(command, row.state), self._clock.now()
             facts = await facts_now(uow, row, now)

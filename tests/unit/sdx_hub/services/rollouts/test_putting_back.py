@@ -1,6 +1,7 @@
 """Going back: what becomes of a member in each state, of its device, and of a step that breaks off."""
 
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import DevicePin, Rollout
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER
 from sdx_hub.services.devices.desired_state import mark
-from sdx_hub.services.rollouts import putting_back
 from sdx_hub.services.rollouts.putting_back import put_back_failed, revert_step, withdraw_step
+from tests.support.statements import Cut, cut_at
 from tests.unit.sdx_hub.services.conftest import OPERATOR, START, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S, Rollouts
 
@@ -33,16 +34,19 @@ async def hub(database: Database, clock: MovableClock) -> Rollouts:
 
 async def run(hub: Rollouts, step: Step, state: str, batch: int = 2_000, rollout: int = 1) -> int:
     """Put the rollout into a state, and step until nobody is left; return how many members that was."""
-    await hub.set_state(rollout, state)
     total = 0
-    while True:
-        async with hub.database.unit_of_work() as uow:
-            row = await uow.session.get_one(Rollout, rollout)
-            count = await step(uow, row, hub.clock.now(), batch)
-            await uow.commit()
-        if not count:
-            return total
-        total += count
+    while moved := await run_once(hub, step, state, batch, rollout):
+        total += moved
+    return total
+
+
+async def run_once(hub: Rollouts, step: Step, state: str, batch: int = 2, rollout: int = 1) -> int:
+    async with hub.database.unit_of_work() as uow:
+        row = await uow.session.get_one(Rollout, rollout)
+        row.state = state
+        moved = await step(uow, row, hub.clock.now(), batch)
+        await uow.commit()
+    return moved
 
 
 async def halt(hub: Rollouts, **more: Any) -> int:
@@ -265,41 +269,37 @@ async def test_a_step_takes_a_batch(hub: Rollouts) -> None:
         assert await hub.action(serial) == (3, "open")
 
 
-@pytest.mark.parametrize("broken", ["_assign_previous", "open_actions", "carry_over", "mark", "_watch"])
-async def test_a_step_that_breaks_off_anywhere_loses_nothing(
-    hub: Rollouts, monkeypatch: pytest.MonkeyPatch, broken: str
-) -> None:
-    serials = [f"S{number}" for number in range(5)]
-    for serial, state in zip(serials, ("offered", "trial", "committed", "failed", "silent"), strict=True):
+@pytest.mark.parametrize("step", [withdraw_step, revert_step])
+async def test_a_step_that_is_cut_off_at_any_statement_loses_nothing(hub: Rollouts, step: Step) -> None:
+    serials = [f"S{number}" for number in range(4)]
+    for serial, state in zip(serials, ("offered", "trial", "off_duty", "silent"), strict=True):
         await hub.device(serial, GOOD)
         await hub.member(1, serial, state)
-    await hub.set_state(1, "reverting")
+    state = "reverting" if step is revert_step else "halted"
+    became = ("reverting", "") if step is revert_step else ("withdrawn", "rollout_halted")
     before = await hub.members(1)
-    whole, calls = getattr(putting_back, broken), []
-
-    async def breaks(*args: Any, **more: Any) -> Any:
-        done = await whole(*args, **more)
-        calls.append(1)
-        if len(calls) == 2:  # The first batch is committed, the second one is cut off.
-            raise ConnectionError("cut")
-        return done
-
-    monkeypatch.setattr(putting_back, broken, breaks)
-    with pytest.raises(ConnectionError):
-        await revert(hub, batch=2)
-    now = await hub.members(1)
-    assert sorted(state for state, _ in now.values()).count("reverting") == 2
-    for serial in serials:
-        moved = now[serial] != before[serial]
-        assert await hub.assigned(serial) == {"nav": GOOD if moved else BAD}
-        assert (await hub.action(serial))[0] == (3 if moved else 2)
-    monkeypatch.setattr(putting_back, broken, whole)
-    assert await revert(hub, batch=2) == 3
-    assert await hub.members(1) == dict.fromkeys(serials, ("reverting", ""))
+    assert await run_once(hub, step, state) == 2  # One batch is committed, the next one is cut off.
+    first = await hub.members(1)
+    left = [serial for serial in serials if first[serial] == before[serial]]
+    assert len(left) == 2
+    for nth in count():
+        with cut_at(hub.database, nth):
+            try:
+                assert await run_once(hub, step, state) == 2
+                break
+            except Cut:
+                pass
+        assert await hub.members(1) == first
+        for serial in serials:
+            assert await hub.assigned(serial) == {"nav": BAD if serial in left else GOOD}
+            assert await hub.action(serial) == (2 if serial in left else 3, "open")
+    assert nth > 10
+    assert await run_once(hub, step, state) == 0
+    assert await hub.members(1) == dict.fromkeys(serials, became)
     for serial in serials:
         assert await hub.assigned(serial) == {"nav": GOOD}
         assert await hub.action(serial) == (3, "open")
-        assert [state for _, state in await hub.outcomes(1, serial)].count("reverting") == 1
+        assert [to for _, to in await hub.outcomes(1, serial)].count(became[0]) == 1
 
 
 async def offer_camera(hub: Rollouts, serial: str) -> None:
