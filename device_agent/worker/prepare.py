@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from device_agent.core.errors import TransportError, TrustError
 from device_agent.core.journal import Journal
-from device_agent.core.plan import Instruction, Plan, Verified
+from device_agent.core.plan import Instruction, Item, Plan, Verified
 from device_agent.ports.downloads import Downloads
 from device_agent.ports.hub import TooLarge, TooSlow, failure
 from device_agent.trust.refresh import Fetch, MetadataFolder
@@ -62,7 +62,7 @@ class Preparation:
 
     def missing_bytes(self, plan: Plan) -> int:
         """How many bytes of storage the plan lacks: each payload as it comes, and unpacked beside what runs."""
-        need = sum(2 * item.length for item in plan.items)
+        need = sum(2 * item.length for item in self._absent(plan))
         free = shutil.disk_usage(self._place.home.root).free - self._place.settings.limits.storage_reserve_bytes
         return max(need - free, 0) if plan.items else 0
 
@@ -72,9 +72,23 @@ class Preparation:
         Raises:
             TrustError, TransportError, InstallError: See `Downloads.fetch`.
         """
-        self.downloads.keep_only(frozenset(item.component.sha256 for item in plan.items))
-        for item in plan.items:
+        absent = self._absent(plan)
+        self.downloads.keep_only(frozenset(item.component.sha256 for item in absent))
+        for item in absent:
             self.downloads.fetch(item.component.sha256, item.length)
+
+    def _absent(self, plan: Plan) -> list[Item]:
+        """The items whose content is not in its slot already.
+
+        What ran before lies in the other slot still: going back to it costs the link nothing. The slot is read back
+        again before it is switched to.
+        """
+        return [item for item in plan.items if not self._is_in_its_slot(item)]
+
+    def _is_in_its_slot(self, item: Item) -> bool:
+        handler = self._place.handlers.get(item.component.type)
+        found = handler.digest(item.component.name, item.slot, item.file_name) if handler is not None else None
+        return found == item.component.sha256
 
     def _fetcher(self, base: str) -> Fetch:
         def fetch(name: str, longest_bytes: int) -> bytes | None:

@@ -53,6 +53,37 @@ def test_a_damaged_slot_is_installed_again(hub: StaticHub, craft: Craft) -> None
     assert craft.version() == "1"
 
 
+def blobs(hub: StaticHub) -> list[str]:
+    return [path.rpartition("/")[2] for _method, path in hub.asked if path.startswith("/blobs/")]
+
+
+def test_going_back_costs_the_link_a_manifest(hub: StaticHub, craft: Craft) -> None:
+    """What ran before lies in the other slot still."""
+    old = hub.publish("app", 1, payloads(1))
+    hub.assign(hub.publish("app", 2, payloads(2), revert_counter=1))
+    assert craft.run_once() == 0
+    hub.asked.clear()
+    hub.assign(old)
+    assert craft.run_once() == 0
+    assert craft.version() == "1"
+    assert craft.last() == ("success", "")
+    assert not set(blobs(hub)) & {part.sha256 for part in old.components}
+    assert craft.journal.floors == {"app": 1}
+
+
+def test_what_lies_in_the_other_slot_and_is_damaged_is_fetched_again(hub: StaticHub, craft: Craft) -> None:
+    old = hub.publish("app", 1, payloads(1))
+    hub.assign(hub.publish("app", 2, payloads(2), revert_counter=1))
+    assert craft.run_once() == 0
+    (craft.home.slots / "server" / "a" / "VERSION").write_text("tampered")
+    hub.asked.clear()
+    hub.assign(old)
+    assert craft.run_once() == 0
+    assert craft.version() == "1"
+    fetched = {part.name for part in old.components if part.sha256 in blobs(hub)}
+    assert fetched == {"server"}
+
+
 def test_nothing_assigned_is_nothing_to_do(hub: StaticHub, craft: Craft) -> None:
     hub.assign()
     assert craft.run_once() == 0
