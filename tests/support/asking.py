@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 _PATIENCE_S = 20.0
-_AGAIN_S = (0.05, 0.3)
+_AGAIN_S = (0.1, 0.6)
 """Between two tries: a real device waits longer."""
 _BUSY = 503
 
