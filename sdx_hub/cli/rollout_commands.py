@@ -92,10 +92,10 @@ def advance(session: Session, rollout: str, reason: str) -> None:
 
 @click.command()
 @_ID
-@click.option("--device", "devices", multiple=True, metavar="D", help="Only this one; may be repeated.")
+@click.argument("devices", nargs=-1, metavar="[D]...")
 @command(changes=True)
 def retry(session: Session, rollout: str, devices: tuple[str, ...]) -> None:
-    """Offer the release again to devices that failed."""
+    """Offer the release again to these devices, or to all that failed."""
     whom = ", ".join(devices) or "all that failed"
     path = f"/rollouts/{segment(rollout)}"
     with session.client() as hub:

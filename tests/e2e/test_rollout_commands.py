@@ -143,7 +143,7 @@ def test_commands(fleet: Fleet, operator: Machine) -> None:
     queued = next(each["serial"] for each in devices(fleet, identity) if each["state"] == "queued")
     operator.sdx("rollout", "skip", identity, queued, "--reason", "it flies", "--yes")
     assert "It was left out of" in text(operator, "rollout", "why", identity, "--device", queued).stdout
-    operator.sdx("rollout", "retry", identity, "--device", queued)
+    operator.sdx("rollout", "retry", identity, queued)
     assert operator.run("rollout", "advance", identity, "--reason", "enough", "--yes").code == 0
     until(lambda: operator.sdx("rollout", "show", identity)["members"] == {"committed": DEVICES}, every_s=0.2)
     assert operator.sdx("rollout", "halt", identity)["state"] == "halted"

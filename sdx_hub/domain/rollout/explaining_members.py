@@ -173,11 +173,7 @@ def _words(membership: Membership) -> dict[str, object]:
     rollout, member, hold = membership.rollout, membership.member, membership.hold
     serial = member.serial or member.device
     by_hand = rollout.state in ENDED
-    again = (
-        f"sdx device assign {rollout.release} {serial}"
-        if by_hand
-        else f"sdx rollout retry {rollout.id} --device {serial}"
-    )
+    again = f"sdx device assign {rollout.release} {serial}" if by_hand else f"sdx rollout retry {rollout.id} {serial}"
     return {
         "serial": serial,
         "again": again,

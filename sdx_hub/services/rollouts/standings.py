@@ -12,6 +12,7 @@ from sqlmodel import col
 from sdx_hub.domain.rollout.deciding import decide
 from sdx_hub.domain.rollout.facts import Decision
 from sdx_hub.domain.rollout.standing import Member, Standing, WaveStanding
+from sdx_hub.domain.rollout.states import ENDED
 from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import (
@@ -89,7 +90,7 @@ async def decision_now(session: AsyncSession, row: Rollout, now: datetime) -> De
 async def standing_now(session: AsyncSession, row: Rollout, now: datetime) -> Standing:
     """A rollout with everything that explains it."""
     waves = await session.scalar(select(func.count()).where(col(RolloutWave.rollout) == row.number))
-    decision = await decision_now(session, row, now)
+    decision = None if row.state in ENDED else await decision_now(session, row, now)
     return standing(row, await count_members(session, row.number), waves or 0, decision)
 
 

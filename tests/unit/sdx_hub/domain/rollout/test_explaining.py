@@ -177,7 +177,7 @@ def test_the_states_of_a_member_are_told_apart() -> None:
         ("trial", "on trial"),
         ("committed", "It has committed nav@1.4.0"),
         ("rolled_back", "was not healthy with it, and went back"),
-        ("failed", "sdx rollout retry ro-3 --device craft-01"),
+        ("failed", "sdx rollout retry ro-3 craft-01"),
         ("refused", "It refused nav@1.4.0"),
         ("silent", "was not heard again for 60 min"),
         ("lost", "not heard again after it had begun to switch"),
