@@ -18,8 +18,8 @@ class Gate(Struct, frozen=True, forbid_unknown_fields=True):
     """When to stop.
 
     Attributes:
-        base_rate: The failure rate that is nobody's concern: what the field does to good releases as well. At 2 % two
-            clean installs and one failure, all of one kind of two, pause; at 3 % they would not.
+        base_rate: The failure rate that is nobody's concern: what the field does to good releases as well. At 2 % three
+            clean installs and one failure, the only device of its kind, pause.
         pause_at, halt_at: E-values. Of good releases at most one in `pause_at` is ever paused, one in `halt_at` halted.
         control: Compare silence with members that were not offered anything yet.
         critical: Codes of outcomes that pause at the first one.
