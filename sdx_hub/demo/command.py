@@ -16,6 +16,7 @@ from sdx_hub.demo.servers.process import free_port
 from sdx_hub.demo.staying import end_like_an_interrupt, refuse_second, stay
 from sdx_hub.demo.story import RUNNING
 
+_WAVES = "25%,50%,100%"
 _FOLDER = click.option(
     "--folder",
     type=click.Path(path_type=Path),
@@ -34,12 +35,12 @@ demo.add_command(cluster)
 
 
 @demo.command()
-@click.option("--devices", type=click.IntRange(1, 64), default=8, show_default=True, help="How many craft.")
+@click.option("--devices", type=click.IntRange(3, 64), default=8, show_default=True, help="How many craft.")
 @click.option("--port", type=int, default=0, help="Of the hub; 0 takes a free one.")
 @click.option("--headless", is_flag=True, help="End by itself with a summary; exit code 0 only if all came true.")
 @_FOLDER
 def up(devices: int, port: int, headless: bool, folder: Path) -> None:
-    """Publish two real releases and a broken one to a fleet of agents; every craft rolls the broken one back."""
+    """Roll a real release out to a fleet of agents; then a broken one, which stops itself and is brought back."""
     folder = folder.resolve()
     refuse_second(folder)
     cache = folder / "wheels"
@@ -62,17 +63,30 @@ def up(devices: int, port: int, headless: bool, folder: Path) -> None:
         first, second = payloads.VERSIONS
         story.release(first)
         installed = story.wait_for(first, "success")
-        story.release(second)
+        story.offer(second, revert_to=first)
+        good = story.rolling.start(f"{story.product}@{second}", _WAVES)
         updated = story.wait_for(second, "success")
         say(f"Proven by {updated} signed inventories: {story.product}@{second} runs on every craft.")
-        story.release(payloads.BROKEN_VERSION)
-        rolled_back = story.wait_for(second, "rolled_back")
-        say(f"The broken release was rolled back by every craft; all run {story.product}@{second} again.")
+        story.offer(payloads.BROKEN_VERSION, revert_to=second)
+        bad = story.rolling.start(f"{story.product}@{payloads.BROKEN_VERSION}", _WAVES)
+        if not bad.halted:
+            raise DemoError(f"The broken release was not stopped: {bad.id} is {bad.state}.")
+        say(f"{bad.id} is {bad.state} in wave {bad.wave}: exit code 6.")
+        outcome = story.bring_back(bad, second)
+        say(f"Proven by signed inventories: {outcome.proven} of {devices} craft run {story.product}@{second}.")
+        decisions = story.rolling.replayed(good.id) + story.rolling.replayed(bad.id)
+        say(f"All {decisions} decisions were made again out of the log, and came out the same.")
         summary = {
             "devices": devices,
             "installed_first": installed,
             "updated": updated,
-            "rolled_back": rolled_back,
+            "halted": bad.halted,
+            "stopped_in_wave": bad.wave,
+            "hurt": outcome.hurt,
+            "rolled_back": outcome.hurt,
+            "reverted": outcome.reverted,
+            "spared": outcome.spared,
+            "decisions_replayed": decisions,
             "running": f"{story.product}@{second}",
             "seconds": round(time.monotonic() - started, 1),
         }

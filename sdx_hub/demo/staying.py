@@ -14,7 +14,14 @@ from sdx_hub.demo.errors import DemoError
 from sdx_hub.demo.story import RUNNING
 from sdx_hub.demo.tools import program
 
-_PEOPLES_COMMANDS = ("device list", "release list", "device show craft-01", "keys list", "audit list")
+_PEOPLES_COMMANDS = (
+    "device list",
+    "rollout list",
+    "device why craft-01",
+    "release list",
+    "keys list",
+    "audit list",
+)
 
 
 def refuse_second(folder: Path) -> None:

@@ -3,19 +3,39 @@
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from sdx_hub.demo.errors import DemoError
-from sdx_hub.demo.fleet import HARDWARE, Craft
+from sdx_hub.demo.fleet import COMPONENTS, Craft, board_of
+from sdx_hub.demo.rolling import Ended, Rolling
 from sdx_hub.demo.tools import Tools
 
 TEAM = "nav"
 RUNNING = "running.json"
 """Its being there keeps a demo up, and it names the processes for `sdx demo down`."""
 _WAIT_S = 300.0
+
+
+class Outcome(Struct, frozen=True):
+    """What a release that was stopped has done, in craft.
+
+    Attributes:
+        hurt: It failed on them, and they rolled back by themselves.
+        reverted: They were brought back by the revert, those that had committed it as well.
+        spared: They were never offered it.
+        proven: A signed inventory says that they run what they ran before.
+    """
+
+    hurt: int
+    reverted: int
+    spared: int
+    proven: int
 
 
 class Story:
@@ -42,12 +62,18 @@ class Story:
             name: Tools(folder / "people" / f"{name}.toml", self._passphrase, folder, more) for name in ("alice", "bob")
         }
         self.craft = [
-            Craft(f"craft-{number:02}", folder / "craft" / f"{number:02}", more) for number in range(1, devices + 1)
+            Craft(f"craft-{number:02}", folder / "craft" / f"{number:02}", board_of(number), more)
+            for number in range(1, devices + 1)
         ]
 
     @property
     def alice(self) -> Tools:
         return self.people["alice"]
+
+    @property
+    def rolling(self) -> Rolling:
+        """Alice's rollouts."""
+        return Rolling(self.alice, self._say)
 
     def hold_ceremony(self) -> None:
         """Make every key that a hub, its team and its craft need."""
@@ -73,7 +99,9 @@ class Story:
         # Not in the pool: an agent ends with the thread that started it.
         for craft in self.craft:
             craft.start()
-        self._say(f"{len(self.craft)} craft enrolled ({HARDWARE}); their agents run.")
+        boards = Counter(craft.hardware for craft in self.craft)
+        fleet = " and ".join(f"{count} {board}" for board, count in boards.items())
+        self._say(f"{len(self.craft)} craft enrolled ({fleet}); their agents run.")
 
     def release(self, version: str) -> None:
         """Build, sign by two people, publish, assign to the whole fleet."""
@@ -82,14 +110,50 @@ class Story:
         self.assign(version)
         self._say(f"{self.product}@{version}: built, signed by two people, published, assigned to the fleet.")
 
-    def build(self, version: str) -> None:
-        """Build a release of what lies in `payloads`, and sign it by two people."""
-        bundle, work = self.bundle(version), f"payloads/{version}"
-        self.alice.sdx(
-            *("release", "build", "--product", self.product, "--version", version, "--hardware", HARDWARE),
-            *("--component", f"server=directory:{work}", "--component", f"params=file:{work}.param"),
-            *("--health", "server=./check", "-o", bundle),
-        )
+    def offer(self, version: str, revert_to: str) -> None:
+        """Build, sign by two people, publish: a rollout may bring it now."""
+        self.build(version, revert_to)
+        self.publish(version)
+        self._say(f"{self.product}@{version}: built, signed by two people, published.")
+
+    def bring_back(self, stopped: Ended, version: str) -> Outcome:
+        """Revert a rollout that was stopped, and have every craft prove that it runs `version`.
+
+        Raises:
+            DemoError: One does not, or none was hurt, or none spared.
+        """
+        before = self.rolling.touched(stopped.id)
+        hurt, spared = sum(state == "rolled_back" for state in before.values()), len(self.craft) - len(before)
+        if not hurt or not spared:
+            raise DemoError(f"The broken release hurt {hurt} craft and spared {spared}.")
+        self.rolling.revert(stopped.id, "the build for the new board is cut short")
+        states = self.rolling.touched(stopped.id)
+        touched = [craft for craft in self.craft if craft.serial in states]
+        if set(states.values()) != {"reverted"}:
+            raise DemoError(f"Not every craft was brought back: {states}")
+        self.wait_for(version, "success", touched)
+        proven = sum(self.runs(craft) == version for craft in self.craft)
+        if proven != len(self.craft):
+            raise DemoError(f"Only {proven} craft prove that they run {version}: {states}")
+        return Outcome(hurt, len(touched), spared, proven)
+
+    def build(self, version: str, revert_to: str = "") -> None:
+        """Build a release of what lies in `payloads`, and sign it by two people.
+
+        Args:
+            version: Of the product; `payloads/VERSION-BOARD` is there where a board has another build.
+            revert_to: The version that a craft may go back to after it.
+        """
+        bundle, words = self.bundle(version), [f"--component=params=file:payloads/{version}.param"]
+        for board, name in COMPONENTS.items():
+            own = f"payloads/{version}-{board}"
+            folder = own if (self.folder / own).exists() else f"payloads/{version}"
+            words += [f"--hardware={board}", f"--component={name}=directory:{folder}"]
+            words += [f"--hardware={name}={board}", f"--health={name}=./check"]
+        if revert_to:
+            words += [f"--revert-to={self.product}@{revert_to}"]
+        names = ("--product", self.product, "--version", version)
+        self.alice.sdx("release", "build", *names, *words, "-o", bundle)
         for number, tools in enumerate(self.people.values(), 1):
             signer = f"ceremony/keys/{TEAM}-{number}.key"
             tools.sdx_with_passphrase("release", "sign", bundle, "--signer", signer, "--yes")
@@ -106,8 +170,13 @@ class Story:
     def assign(self, version: str) -> None:
         self.alice.sdx("device", "assign", f"{self.product}@{version}", "--tag", "fleet", "--yes")
 
-    def wait_for(self, version: str, result: str) -> int:
-        """Wait until every craft has ended its latest action with `result` and proves that it runs `version`.
+    def wait_for(self, version: str, result: str, which: Sequence[Craft] | None = None) -> int:
+        """Wait until craft have ended their latest action with `result` and prove that they run `version`.
+
+        Args:
+            version: Of the product.
+            result: As the hub knows it.
+            which: All craft where None.
 
         Returns:
             The number of craft.
@@ -115,20 +184,21 @@ class Story:
         Raises:
             DemoError: Not all of them did in time.
         """
+        awaited = self.craft if which is None else which
         started = time.monotonic()
         proven: set[str] = set()
         told = -1
-        while len(proven) < len(self.craft):
+        while len(proven) < len(awaited):
             states = self.states()
-            for craft in self.craft:
+            for craft in awaited:
                 ended = craft.serial not in proven and states[craft.serial] == result
-                if ended and self._proven(craft) == version:
+                if ended and self.runs(craft) == version:
                     proven.add(craft.serial)
             if len(proven) != told:
                 told = len(proven)
-                self._say(f"  {told} of {len(self.craft)} craft: {result.replace('_', ' ')}, running {version}.")
-            if len(proven) < len(self.craft) and time.monotonic() - started > _WAIT_S:
-                stuck = {craft.serial: craft.status() for craft in self.craft if craft.serial not in proven}
+                self._say(f"  {told} of {len(awaited)} craft: {result.replace('_', ' ')}, running {version}.")
+            if len(proven) < len(awaited) and time.monotonic() - started > _WAIT_S:
+                stuck = {craft.serial: craft.status() for craft in awaited if craft.serial not in proven}
                 raise DemoError(f"After {_WAIT_S:.0f} s these craft are not there: {json.dumps(stuck, default=str)}")
         return len(proven)
 
@@ -147,12 +217,12 @@ class Story:
             craft.stop()
         (self.folder / RUNNING).unlink(missing_ok=True)
 
-    def _proven(self, craft: Craft) -> str:
+    def runs(self, craft: Craft) -> str:
         """The version that the craft's own signature vouches for, read from its slots as well."""
         proof = self.alice.sdx("device", "inventory", craft.serial)
         inventory = craft.proves(proof["payload"], proof["signature"])
         versions = {part.version for part in inventory.components if part.product == self.product}
-        installed = craft.state / "slots" / "server" / "current" / "VERSION"
+        installed = craft.software / "VERSION"
         if versions == {v := installed.read_text().strip() if installed.exists() else ""}:
             return v
         return ""

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,33 @@ class Tools:
                 f"{outcome.stdout.strip()} {outcome.stderr.strip()}"
             )
         return json.loads(outcome.stdout) if outcome.stdout.strip() else None
+
+    def watched(self, *arguments: str, hear: Callable[[str], None]) -> tuple[int, Any]:
+        """Run `sdx ... --json` that takes its time.
+
+        Args:
+            arguments: The command without `--json`.
+            hear: Takes each line that it says meanwhile.
+
+        Returns:
+            Its exit code, and what it answers; of a failure the object with `code`, `message` and `extra`.
+        """
+        command = [program("sdx"), *arguments, "--json"]
+        with subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self._root,
+            env=self._environment,
+        ) as running:
+            # Its one object on stdout comes at the end, so that reading one after the other never blocks it.
+            if running.stderr is not None:
+                for line in running.stderr:
+                    hear(line.rstrip())
+            said = running.stdout.read() if running.stdout is not None else ""
+        answer = json.loads(said) if said.strip() else {}
+        return running.returncode, answer.get("error", answer)
 
     def sdx_with_passphrase(self, *arguments: str) -> Any:
         return self.sdx(*arguments, secret=self._passphrase, through="--passphrase-fd")

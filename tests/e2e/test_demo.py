@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.hub import SDX
 
-DEVICES = 3
+DEVICES = 5
 
 
 def demo(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -25,19 +25,30 @@ def demo(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
 
 
 @pytest.mark.slow
-def test_demo_updates_every_craft_and_rolls_the_broken_release_back(tmp_path: Path) -> None:
+def test_demo_updates_every_craft_and_the_broken_release_stops_itself(tmp_path: Path) -> None:
     ended = demo(tmp_path / "demo", "up", "--headless", "--devices", str(DEVICES))
     if "registry_unreachable" in ended.stderr:
         pytest.skip("skipped: package index not reachable")
     assert ended.returncode == 0, ended.stderr
     summary = json.loads(ended.stdout.splitlines()[-1])
-    counts = {name: summary[name] for name in ("devices", "installed_first", "updated", "rolled_back")}
-    assert counts == {"devices": DEVICES, "installed_first": DEVICES, "updated": DEVICES, "rolled_back": DEVICES}
+    counts = {name: summary[name] for name in ("devices", "installed_first", "updated")}
+    assert counts == {"devices": DEVICES, "installed_first": DEVICES, "updated": DEVICES}
+    assert (summary["halted"], summary["stopped_in_wave"]) == (True, 1)
+    # The first wave is one craft of each board; the broken build is for one of them.
+    names = ("hurt", "rolled_back", "reverted", "spared")
+    assert {name: summary[name] for name in names} == {
+        "hurt": 1,
+        "rolled_back": 1,
+        "reverted": 2,
+        "spared": DEVICES - 2,
+    }
+    assert summary["decisions_replayed"] >= 7
     for number in range(1, DEVICES + 1):
         slots = tmp_path / "demo" / "craft" / f"{number:02}" / "slots"
-        version = (slots / "server" / "current" / "VERSION").read_text().strip()
+        (current,) = slots.glob("server*/current")
+        version = (current / "VERSION").read_text().strip()
         assert summary["running"] == f"mavsdk@{version}"
-        program = slots / "server" / "current" / "mavsdk_server"
+        program = current / "mavsdk_server"
         assert program.stat().st_size > 10_000_000, "the real program"
     assert not (tmp_path / "demo" / "running.json").exists(), "a headless demo leaves nothing running"
     assert demo(tmp_path / "demo", "down").returncode == 3
