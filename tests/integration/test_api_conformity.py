@@ -62,13 +62,17 @@ def something_of_everything(fleet: Fleet) -> dict[str, list[str]]:
         client.patch(f"/api/v1/uploads/{upload}", content=half, headers={"upload-offset": "0"}).raise_for_status()
         client.put("/api/v1/devices/spare-0/tags/north").raise_for_status()
         client.put("/api/v1/filters/north", json={"query": "tag = north"}).raise_for_status()
+        # Nobody listens there: what is sent to it stays on this machine.
+        hook = client.post("/api/v1/webhooks", json={"url": "https://127.0.0.1:1/x"}).json()["webhook"]["id"]
         shown = client.get(f"/api/v1/releases/{release}").json()
+        rollout = client.post("/api/v1/rollouts", json={"release": release, "query": "serial ~ spare-*"}).json()["id"]
     digests = [component["sha256"] for component in shown["manifest"]["components"]]
     paths = [path.rpartition("/") for path in shown["targets"] if not path.endswith(".json")]
     return {
         "device": ["spare-0", "spare-1", "spare-2", "token-bearer"],
         "name_of_device": [id_of(fleet, "token-bearer")],
         "release": [release],
+        "rollout": [rollout],
         "sha256": digests,
         "target": [f"{folder}/{sha256}.{name}" for sha256, (folder, _, name) in zip(digests, paths, strict=True)],
         "upload_id": [upload],
@@ -76,6 +80,8 @@ def something_of_everything(fleet: Fleet) -> dict[str, list[str]]:
         "token_id": [fleet.token("spare", "viewer").split("_")[1]],
         "role": ["root", "targets", "snapshot", "timestamp", "team-nav"],
         "name": ["timestamp.json", "1.root.json", "1.snapshot.json", "north"],
+        "webhook": [hook],
+        "type": ["rollout.*", "webhook.disabled"],
         "query": ["tag = north", "tag = north and seen < 7d"],
     }
 
