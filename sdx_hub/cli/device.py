@@ -291,7 +291,7 @@ def _tag(session: Session, name: str, tag: str, method: str) -> None:
 
 
 def _device_text(shown: dict[str, Any]) -> str:
-    action = shown.get("action") or {}
+    action, used = shown.get("action") or {}, shown.get("usage") or {}
     said = " ".join(str(action[name]) for name in ("code", "detail") if action.get(name))
     pairs: list[tuple[str, object]] = [
         ("serial", shown["serial"]),
@@ -303,6 +303,7 @@ def _device_text(shown: dict[str, Any]) -> str:
         *((f"attribute {key}", value) for key, value in sorted((shown.get("attributes") or {}).items())),
         ("assigned", ", ".join(sorted((shown.get("assignments") or {}).values()))),
         ("last action", f"{action['state']} {said}".strip() if action else ""),
+        ("use", f"{used['flights']} flights, {used['running_s'] / 3600:.1f} hours" if used else ""),
         ("last seen", shown.get("last_seen_at") or "never"),
     ]
     parts = table(

@@ -54,7 +54,8 @@ def test_a_device_shows_what_the_contract_says(fleet: Fleet) -> None:
         shown = client.get("/api/v1/devices/shown").json()
     assert shown.keys() >= {
         *("id", "serial", "hardware", "state", "device_key", "agent_version", "tags", "attributes", "components"),
-        *("assignments", "action", "desired_version", "last_seen_at", "created_at", "accepted_at", "revoked_at"),
+        *("assignments", "action", "desired_version", "usage", "last_seen_at"),
+        *("created_at", "accepted_at", "revoked_at"),
     }
 
 

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
 from firmware_schemas.device_api import InstalledComponent as Installed
 from sdx_hub.persistence.tables.assignments import Action, Assignment
 from sdx_hub.persistence.tables.devices import Device, DeviceAttribute, DeviceSeen, DeviceTag, InstalledComponent
-from sdx_hub.persistence.tables.rollouts import DevicePin
+from sdx_hub.persistence.tables.rollouts import DevicePin, DeviceUsage
 
 _Row = TypeVar("_Row", bound=SQLModel)
 
@@ -36,6 +36,14 @@ class ActionView(Struct, frozen=True):
     finished_at: datetime | None
 
 
+class UsageView(Struct, frozen=True):
+    """How much a device was used in its life, by its last signed report: totals that only grow."""
+
+    flights: int
+    running_s: int
+    reported_at: datetime
+
+
 class DeviceView(Struct, frozen=True):
     """A device.
 
@@ -45,6 +53,7 @@ class DeviceView(Struct, frozen=True):
         action: The newest one.
         rotation_wanted: The hub asks it for a new poll token.
         pinned: Why it stays on what it runs, whatever rolls out; empty where it is not pinned.
+        usage: None where it has not said anything of it.
         last_seen_at: Its last poll, to the second, at most a few seconds late.
     """
 
@@ -62,6 +71,7 @@ class DeviceView(Struct, frozen=True):
     desired_version: int
     rotation_wanted: bool
     pinned: str
+    usage: UsageView | None
     last_seen_at: datetime | None
     created_at: datetime
     accepted_at: datetime | None
@@ -79,6 +89,7 @@ async def views(session: AsyncSession, devices: Sequence[Device]) -> list[Device
     numbers = [device.number for device in devices]
     pinned = select(col(DevicePin.number), col(DevicePin.reason)).where(col(DevicePin.number).in_(numbers))
     pins = dict((await session.execute(pinned)).all())
+    used = {row.number: row for row in await session.scalars(_used(numbers))}
     seen_rows = await session.execute(
         select(col(DeviceSeen.number), col(DeviceSeen.last_seen_s)).where(col(DeviceSeen.number).in_(numbers))
     )
@@ -102,6 +113,7 @@ async def views(session: AsyncSession, devices: Sequence[Device]) -> list[Device
             desired_version=device.desired_version,
             rotation_wanted=device.rotation_wanted,
             pinned=pins.get(device.number, ""),
+            usage=msgspec.convert(used.get(device.number), UsageView | None, from_attributes=True),
             last_seen_at=seen.get(device.number),
             created_at=device.created_at,
             accepted_at=device.accepted_at,
@@ -109,6 +121,10 @@ async def views(session: AsyncSession, devices: Sequence[Device]) -> list[Device
         )
         for device in devices
     ]
+
+
+def _used(numbers: Sequence[int]) -> Select[DeviceUsage]:
+    return select(DeviceUsage).where(col(DeviceUsage.number).in_(numbers))
 
 
 async def _by_device(session: AsyncSession, table: type[_Row], ids: Iterable[str]) -> dict[str, list[_Row]]:

@@ -4,14 +4,17 @@ import pytest
 from sqlalchemy import select, update
 from sqlmodel import col
 
-from firmware_schemas.device_api import UsageReport
+from firmware_schemas.device_api import ResultReport, UsageReport
 from firmware_schemas.ids import DeviceId
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device, DeviceEvent
 from sdx_hub.persistence.tables.rollouts import DeviceUsage, RolloutDevice, RolloutWave
+from sdx_hub.services.devices.device_views import UsageView
+from sdx_hub.services.devices.devices import DeviceService
 from sdx_hub.services.devices.reports import ReportService
+from sdx_hub.services.outcomes.from_reports import result
 from sdx_hub.services.outcomes.usage import usage
-from tests.unit.sdx_hub.services.conftest import MovableClock
+from tests.unit.sdx_hub.services.conftest import VIEWER, MovableClock
 from tests.unit.sdx_hub.services.crafts import Craft
 from tests.unit.sdx_hub.services.rollouts.members import Rollouts
 
@@ -105,6 +108,20 @@ async def test_a_life_that_is_first_told_of_after_the_commit_is_no_soak(field: F
     assert await field.wave(1) == (1, 100)
 
 
+async def test_the_totals_that_come_with_the_success_are_those_of_the_commit(field: Field) -> None:
+    """As the agent sends them: use, then the result, in one batch."""
+    async with field.database.unit_of_work() as uow:
+        device = await uow.session.get_one(Device, field.ids["a"])
+        await usage(uow, device, UsageReport(10, 5_000), field.clock.now())
+        success = ResultReport(f"{device.id}.{device.desired_version}", "success", {"nav": "2.0.0"})
+        await result(uow, device, success, field.clock.now())
+        await uow.commit()
+    member = await field.row(1, "a")
+    assert (member.state, member.flights, member.running_s) == ("committed", 10, 5_000)
+    await field.says("a", 11, 5_200)
+    assert await field.wave(1) == (1, 200)
+
+
 async def test_what_was_used_between_the_last_word_and_the_commit_is_no_soak(field: Field) -> None:
     """The device speaks right before its success; the member's totals are from there, also where they are larger."""
     await field.says("a", 10, 5_000)
@@ -169,7 +186,9 @@ async def test_it_comes_as_a_signed_report_and_leaves_no_trace_in_the_timeline(f
         await uow.commit()
     field.numbers["c"] = 77
     service = ReportService(field.database, field.clock, field.fleet)
+    devices = DeviceService(field.database, field.clock)
+    assert (await devices.show(VIEWER, "c")).usage is None
     answer = await service.receive(DeviceId(craft.id), craft.batch(UsageReport(1, 60), UsageReport(2, 90)))
     assert [receipt.status for receipt in answer.receipts] == ["accepted", "accepted"]
-    assert await field.total("c") == (2, 90)
+    assert (await devices.show(VIEWER, "c")).usage == UsageView(2, 90, field.clock.now())
     assert not await field._rows(select(col(DeviceEvent.id)).where(col(DeviceEvent.device_id) == craft.id))
