@@ -1,5 +1,6 @@
 """Decisions made again, and outcomes counted again, on the machine of whoever doubts them. Pure."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
@@ -48,6 +49,12 @@ def replay(
     moves.through(shown["outcomes_through"])
     began = _began(shown, moves.joined)
     return [_replayed(line, facts, Counter(began), moved) for line, facts, moved in looked_at]
+
+
+def digest(line: Mapping[str, Any]) -> str:
+    """The SHA-256 of a decision and its facts as the hub keeps them, which is what its audit chain holds."""
+    parts = (msgspec.json.encode(line[name]) for name in ("facts", "decision"))
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
 
 class _Moves:

@@ -86,6 +86,9 @@ def test_from_the_plan_to_the_proof(fleet: Fleet, operator: Machine) -> None:
     proof = operator.sdx("rollout", "evidence", identity)
     assert proof["replayed"] == proof["same"] >= 3
     assert len(proof["outcomes"]) >= DEVICES * 2
+    assert proof["chained"] is None, "an operator does not read the audit log"
+    admin = Machine(operator.folder / "admin", {"SDX_HUB": fleet.url, "SDX_TOKEN": fleet.admin_token})
+    assert admin.sdx("rollout", "evidence", identity)["chained"] == len(proof["decisions"])
     read = text(operator, "rollout", "evidence", identity)
     assert f"replayed: {proof['same']} of {proof['replayed']} the same" in read.stdout
     assert "open_wave" in read.stdout

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sdx_hub.cli.rollout_replay import replay
+from sdx_hub.cli.rollout_replay import digest, replay
 from tests.support.fleet import Fleet
 from tests.support.simulated import SimulatedFleet
 from tests.support.simulated_device import SUCCESS, Device, Fate, Offer
@@ -195,6 +195,7 @@ def test_decisions_are_chained_to_the_audit_log(fleet: Fleet, olga: httpx.Client
         audit = everything(admin, "/audit", limit=100)
     kept = [each["detail"]["sha256"] for each in audit if each["action"] == "rollout.decide"]
     for decision in everything(olga, f"/rollouts/{finished}/decisions"):
+        assert decision["sha256"] == digest(decision), "what is kept is what is shown"
         assert decision["sha256"] in kept
 
 
@@ -253,6 +254,8 @@ def test_a_critical_outcome_pauses_and_people_decide(fleet: Fleet, crafts: Simul
 
     assert refused(command("advance", reason="now")) == (409, "rollout_state")
     assert refused(command("approve")) == (403, "not_allowed")
+    with fleet.client(fleet.token("vera", "viewer")) as vera:
+        assert refused(vera.post(f"/api/v1/rollouts/{rollout}/resume", json={})) == (403, "not_allowed")
     assert command("pause").status_code in {200, 409}
     assert command("pause", because="x").status_code == 400
     waiting = olga.get("/api/v1/devices/sim-0004/rollouts").json()["rollouts"][0]
