@@ -250,6 +250,18 @@ def logged(front: Front, text: str) -> str:
     return log
 
 
+def test_each_event_is_passed_on_at_once(front: Front) -> None:
+    """Not when a buffer is full, and not when the stream ends: each comes before the next one is sent."""
+    for upstream in front.upstreams:
+        upstream.streams = "/api/v1/events"
+    with front.client.stream("GET", "/api/v1/events?subject=ro-1") as stream:
+        pieces = stream.iter_raw()
+        for number in range(3):
+            assert next(pieces) == b"id: %d\n\n" % number
+            for upstream in front.upstreams:
+                upstream.goes_on.release()
+
+
 def test_the_request_id_is_the_proxys(front: Front) -> None:
     front.client.get("/tuf/image/metadata/a.json", headers={"sdx-request-id": "of-the-client"})
     (asked,) = [one for upstream in front.upstreams for one in upstream.asked]

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ class Upstream:
         asked: Every request, with its body.
         status: What is answered.
         hangs_up: Read a whole request below this path and close the connection, as a replica does that is killed.
+        streams: Answer below this path with a line, and with one more each time that `goes_on` is released.
         connections: So many were opened.
     """
 
@@ -30,6 +32,8 @@ class Upstream:
         self.asked: list[Asked] = []
         self.status = 200
         self.hangs_up = NOWHERE
+        self.streams = NOWHERE
+        self.goes_on = threading.Semaphore(0)
         self.connections = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -39,7 +43,7 @@ class Upstream:
 
     def forget(self) -> None:
         self.asked.clear()
-        self.status, self.hangs_up, self.connections = 200, NOWHERE, 0
+        self.status, self.hangs_up, self.streams, self.connections = 200, NOWHERE, NOWHERE, 0
 
     def close(self) -> None:
         self._server.shutdown()
@@ -64,6 +68,9 @@ class Upstream:
                 if self.path.startswith(upstream.hangs_up):
                     self.close_connection = True
                     return
+                if self.path.startswith(upstream.streams):
+                    self.stream()
+                    return
                 content = upstream.name.encode()
                 self.send_response(upstream.status)
                 self.send_header("content-length", str(len(content)))
@@ -71,6 +78,17 @@ class Upstream:
                     self.send_header("retry-after", "7")
                 self.end_headers()
                 self.wfile.write(content)
+
+            def stream(self) -> None:
+                self.close_connection = True
+                self.send_response(200)
+                self.send_header("content-type", "text/event-stream")
+                self.end_headers()
+                with suppress(OSError):
+                    for number in range(3):
+                        self.wfile.write(b"id: %d\n\n" % number)
+                        self.wfile.flush()
+                        upstream.goes_on.acquire(timeout=30)
 
             do_GET = do_POST = do_PATCH = do_PUT = answer
 
