@@ -7,6 +7,7 @@ stops at the operation of its choice.
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from device_agent.core.errors import AgentError, TransportError
@@ -57,7 +58,8 @@ def work(
     """
     before = WorkerNote() if restarted else read_worker(place.home.worker)
     worker = Worker(place, wanted, before)
-    place.reporter.usage(place.usage)
+    with suppress(OSError):  # A full medium: the duty of the state comes first.
+        place.reporter.usage(place.usage)
     pause = worker.run(restarted=restarted)
     if rotate_token:
         place.reporter.rotate_token()
@@ -113,7 +115,8 @@ def run(
 
 
 def _run_once(place: Workplace) -> int:
-    place.usage.running.save_if_due()
+    with suppress(OSError):
+        place.usage.running.save_if_due()
     answer, error = _poll(place)
     wanted = None if answer is None else answer.action
     note = PollNote(wanted or "", known=answer is not None, error=_problem(error))

@@ -1,11 +1,13 @@
 """The worker reports how much the craft was used: before a success, and otherwise now and then."""
 
+import errno
 import json
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from device_agent.ports.storage import SECRET_MODE, DiskStorage
 from firmware_schemas.device_api import UsageReport
 from tests.support.static_hub import StaticHub
 from tests.unit.device_agent.worker.conftest import Craft, payloads
@@ -79,6 +81,22 @@ def test_without_a_file_the_time_that_the_craft_was_on_counts(hub: StaticHub, cr
     craft.clock.sleep(4000)
     craft.run_once()
     assert used(hub) == [(0, 4000), (0, 8005)]
+
+
+def test_a_medium_that_takes_no_report_of_use_holds_nothing_up(hub: StaticHub, craft: Craft, flown: Path) -> None:
+    says(flown, 7, 5000)
+    craft.clock.sleep(3600)
+    hub.assign(hub.publish("app", 2, payloads(2)))
+
+    class Full(DiskStorage):
+        def write_file(self, path: Path, data: bytes, mode: int = SECRET_MODE) -> None:
+            if path.name.startswith(("counter", "running", "usage")) and craft.state == "IDLE":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().write_file(path, data, mode)
+
+    assert craft.run_once(storage=Full()) == 0
+    assert craft.version() == "2"
+    assert used(hub) == [(7, 5000)], "by the time of the success there is room again"
 
 
 def test_use_costs_a_report_and_no_state(hub: StaticHub, craft: Craft, flown: Path) -> None:
