@@ -175,6 +175,8 @@ async def cancel(
     status_code=200,
     summary="Close the open wave without waiting",
     guards=OPERATE,
+    opt=OPTION,
+    operation_class=Idempotent,
     responses=refuses(404, 409),
 )
 async def advance(

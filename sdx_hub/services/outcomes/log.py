@@ -14,7 +14,7 @@ a mark is this transaction's own.
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, String, Text, and_, case, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Row, Select, String, Text, and_, case, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -25,12 +25,18 @@ from sdx_hub.persistence.types import BigInt, UtcDateTime
 WATCHED: Final = (*IN_FLIGHT, "off_duty", "reverting")
 """States in which it matters whether the device is still heard."""
 _COLUMNS: Final = ("rollout", "number", "wave", "stratum", "was", "state", "code", "detail", "version", "time")
+_MAX_ID: Final = 2**63 - 1
 _OF_WAY_BACK: Final = ("withdrawn", "skipped", *BACK)
 
 
 async def mark_of(session: AsyncSession) -> int:
     """The id of the newest outcome; 0 where there is none."""
     return int(await session.scalar(select(func.max(col(RolloutOutcome.id)))) or 0)
+
+
+def since(mark: int) -> ColumnElement[bool]:
+    """Whether an outcome is above a mark. With both ends PostgreSQL takes them for few, also before it counted any."""
+    return col(RolloutOutcome.id).between(mark + 1, _MAX_ID)
 
 
 def entry(now: datetime, state: Any, code: Any = "", detail: Any = "", version: Any = None) -> list[Any]:
@@ -67,7 +73,7 @@ async def fold(session: AsyncSession, mark: int) -> None:
     await session.execute(
         update(member)
         .where(
-            col(outcome.id) > mark,
+            since(mark),
             col(member.rollout) == col(outcome.rollout),
             col(member.number) == col(outcome.number),
         )

@@ -8,17 +8,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from sdx_hub.domain.rollout.states import IN_FLIGHT
+from sdx_hub.persistence.number_lists import found_in
 from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import TOUCHED_ROWS, Rollout, RolloutDevice
 from sdx_hub.services.outcomes import log
 from sdx_hub.services.rollouts.carrying import carry_over
 
-_NO_ROLLOUT: Final = 0
+NO_ROLLOUT: Final = 0
 _member = RolloutDevice
 
 
-async def superseded(session: AsyncSession, seq: int, now: datetime, code: str = "assigned_otherwise") -> int:
+async def superseded(
+    session: AsyncSession, seq: int, now: datetime, code: str = "assigned_otherwise", rollout: int = NO_ROLLOUT
+) -> int:
     """Note whom an offer, or a way back, was taken from; others go on under the new action. Return how many those are.
 
     Args:
@@ -26,6 +29,7 @@ async def superseded(session: AsyncSession, seq: int, now: datetime, code: str =
         seq: What the devices are marked with, each of them once.
         now: UTC.
         code: Why.
+        rollout: The one that is the reason, if one is: it sees after its members itself.
     """
     assigned = and_(col(Assignment.device_id) == col(Device.id), col(Assignment.product) == col(Rollout.product))
     still_offered = exists().where(assigned, col(Assignment.release_id) == col(_member.offered))
@@ -37,12 +41,13 @@ async def superseded(session: AsyncSession, seq: int, now: datetime, code: str =
         and_(col(_member.state).in_((*IN_FLIGHT, "off_duty")), not_(still_offered)),
         and_(col(_member.state) == "reverting", not_(still_back)),
     )
+    marked = select(col(Device.number)).where(col(Device.change_seq) == seq)
     moved = (
         select(*log.entry(now, "superseded", code))
         .join(Device, col(Device.number) == col(_member.number))
         .join(Rollout, col(Rollout.number) == col(_member.rollout))
-        .where(col(Device.change_seq) == seq, TOUCHED_ROWS, lost)
+        .where(found_in(session, col(_member.number), marked), TOUCHED_ROWS, lost, col(_member.rollout) != rollout)
     )
     count = await log.move(session, moved)
-    await carry_over(session, seq, _NO_ROLLOUT)
+    await carry_over(session, seq, rollout)
     return count

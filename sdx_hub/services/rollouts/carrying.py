@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from sdx_hub.domain.rollout.states import IN_FLIGHT
+from sdx_hub.persistence.number_lists import found_in
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import TOUCHED_ROWS, RolloutDevice
 
@@ -25,7 +26,8 @@ async def carry_over(session: AsyncSession, seq: int, rollout: int) -> None:
     version: Any = (
         select(col(Device.desired_version)).where(col(Device.number) == col(RolloutDevice.number)).scalar_subquery()
     )
-    marked = col(RolloutDevice.number).in_(select(col(Device.number)).where(col(Device.change_seq) == seq))
+    numbers = select(col(Device.number)).where(col(Device.change_seq) == seq)
+    marked = found_in(session, col(RolloutDevice.number), numbers)
     for column, states in (("offer_version", _OFFER_OPEN), ("back_version", _WAY_BACK_OPEN)):
         await session.execute(
             update(RolloutDevice)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import structs
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -15,7 +15,7 @@ from sdx_hub.domain.rollout.facts import Accepted
 from sdx_hub.domain.rollout.states import BAD, IN_FLIGHT
 from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.devices import Device
-from sdx_hub.persistence.tables.rollouts import BAD_ROWS, Rollout, RolloutDevice
+from sdx_hub.persistence.tables.rollouts import AWAY_ROWS, BAD_ROWS, Rollout, RolloutDevice
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.devices.device_rows import find_device
 from sdx_hub.services.outcomes import log
@@ -107,9 +107,17 @@ async def skip(uow: UnitOfWork, row: Rollout, members: Mapping[int, Named], now:
 
 
 async def queue_withdrawn(session: AsyncSession, row: Rollout, now: datetime) -> int:
-    """Queue the members again whose offers a halt took back; return how many those are."""
-    withdrawn = and_(col(RolloutDevice.rollout) == row.number, col(RolloutDevice.state) == "withdrawn")
-    return await log.move(session, select(*log.entry(now, "queued", "resumed")).where(withdrawn))
+    """Queue the members again whose offers a halt took back; return how many those are.
+
+    So is one that committed before it heard of that: it is on its way back, and not on what it committed any more.
+    """
+    late = and_(
+        col(RolloutDevice.state) == "committed", col(RolloutDevice.back_version) > col(RolloutDevice.offer_version)
+    )
+    taken_back = and_(
+        col(RolloutDevice.rollout) == row.number, AWAY_ROWS, or_(col(RolloutDevice.state) == "withdrawn", late)
+    )
+    return await log.move(session, select(*log.entry(now, "queued", "resumed")).where(taken_back))
 
 
 async def _forget_accepted(session: AsyncSession, row: Rollout) -> None:

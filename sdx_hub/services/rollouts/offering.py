@@ -16,7 +16,7 @@ from sqlmodel import col
 
 from firmware_schemas.release import decode_manifest
 from sdx_hub.domain.rollout.policy import Order
-from sdx_hub.persistence.number_lists import among
+from sdx_hub.persistence.number_lists import among, found_in
 from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.releases import Release
@@ -27,9 +27,9 @@ from sdx_hub.services.devices.desired_state import mark, open_actions
 from sdx_hub.services.outcomes import log
 from sdx_hub.services.outcomes.superseding import superseded
 from sdx_hub.services.rollouts.eligibility import ELIGIBLE, eligibility
+from sdx_hub.services.rollouts.known_bad import put_back_failed
 from sdx_hub.services.rollouts.must_pass import next_release
 from sdx_hub.services.rollouts.previous import last_good
-from sdx_hub.services.rollouts.putting_back import put_back_failed
 from sdx_hub.services.rollouts.queueing import next_members
 from sdx_hub.services.rollouts.rollout_rows import rollout_id
 from sdx_hub.services.rollouts.taking_over import take_over
@@ -82,10 +82,10 @@ async def _verdicts(
     """What is to become of members, looked at again now that it is their turn: numbers by verdict."""
     manifest = decode_manifest(release.manifest)
     verdict = await eligibility(session, release, manifest, downgrade=bool(order.downgrade))
+    # For one member at a time, so that PostgreSQL looks up what it needs of each and reads no table for all of them.
+    of_member: Any = select(verdict).where(col(Device.number) == col(_member.number)).scalar_subquery()
     found = await session.execute(
-        select(col(_member.number), col(_member.attempt), verdict)
-        .join(Device, col(Device.number) == col(_member.number))
-        .where(col(_member.rollout) == row.number, among(session, col(_member.number), numbers))
+        select(col(_member.number), col(_member.attempt), of_member).where(_ours(session, row, numbers))
     )
     verdicts: dict[str, list[int]] = defaultdict(list)
     for number, attempt, said in found:
@@ -126,7 +126,7 @@ async def _assign(session: AsyncSession, row: Rollout, seq: int, now: datetime) 
         delete(Assignment)
         .where(
             col(Assignment.product) == row.product,
-            col(Assignment.device_id).in_(select(col(Device.id)).where(marked)),
+            found_in(session, col(Assignment.device_id), select(col(Device.id)).where(marked)),
         )
         .execution_options(synchronize_session=False)
     )

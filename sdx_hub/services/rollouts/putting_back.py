@@ -19,7 +19,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from sdx_hub.domain.rollout.states import OUT
-from sdx_hub.persistence.number_lists import among
+from sdx_hub.persistence.number_lists import among, found_in
 from sdx_hub.persistence.tables.assignments import Action, Assignment
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.releases import Release
@@ -35,30 +35,23 @@ from sdx_hub.persistence.types import UtcDateTime
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.devices.desired_state import CURRENT_ACTION, mark, open_actions
 from sdx_hub.services.outcomes import log
-from sdx_hub.services.rollouts.carrying import carry_over
+from sdx_hub.services.outcomes.superseding import superseded
+from sdx_hub.services.rollouts.known_bad import put_back_failed
 from sdx_hub.services.rollouts.rollout_rows import ENGINE, order_of, rollout_id
+from sdx_hub.services.rollouts.way_back import BACK, IS_PREVIOUS, PREVIOUS
 
 BATCH: Final = 2_000
-_FAILED: Final = ("failed", "rolled_back", "refused")
 _UNCOUNTED: Final = ("queued", "superseded", *OUT)
 
 _OFFERED: Any = aliased(Release)
-_PREVIOUS: Any = aliased(Release)
-_IS_PREVIOUS: Final[Any] = and_(
-    _PREVIOUS.id == col(RolloutDevice.previous),
-    _PREVIOUS.id != col(RolloutDevice.offered),
-    _PREVIOUS.state == "published",
-)
-_BACK: Final[Any] = _PREVIOUS.id
-"""What the device goes back to; NULL where nothing else was assigned, or where that is not published any more."""
 _ACCEPTED = col(Device.state) == "accepted"
 _held: Any = func.coalesce(col(Assignment.release_id), "")
-_IS_BACK = _held == func.coalesce(_BACK, "")
+_IS_BACK = _held == func.coalesce(BACK, "")
 _OURS = or_(_held == func.coalesce(col(RolloutDevice.offered), ""), _held == "")
 """Nobody assigned anything else since. A yank takes assignments away: then nothing is assigned, and it is ours yet."""
 _COMMITTED = col(RolloutDevice.state) == "committed"
 _QUEUED = col(RolloutDevice.state) == "queued"
-_TOO_FAR = _OFFERED.revert_counter > _PREVIOUS.release_counter
+_TOO_FAR = _OFFERED.revert_counter > PREVIOUS.release_counter
 _ENDED_WELL = func.coalesce(col(Action.state), "success") == "success"
 
 
@@ -143,26 +136,23 @@ async def revert_uncounted(uow: UnitOfWork, row: Rollout, now: datetime) -> int:
 
 
 def _reverted(row: Rollout) -> tuple[_Line, ...]:
-    others = exists().where(col(_Other.device_id) == col(Device.id), col(_Other.product) != row.product)
     pinned = exists().where(col(DevicePin.number) == col(Device.number))
     had = col(RolloutDevice.previous) != col(RolloutDevice.offered)
     no_way = case((had, "previous_not_published"), else_="nothing_before")
     return (
         _Line(not_(_ACCEPTED), "revert_failed", _DEVICE_IS),
         _Line(not_(or_(_OURS, _IS_BACK)), "reverted", "assigned_otherwise"),
-        _Line(and_(_COMMITTED, _BACK.is_(None)), "revert_failed", no_way),
+        _Line(and_(_COMMITTED, BACK.is_(None)), "revert_failed", no_way),
         # Its offer was taken back before: that way back is this one.
         _Line(and_(_IS_BACK, col(Action.state) == "open"), "reverting", "", _NOW_VERSION),
-        _Line(and_(_IS_BACK, _ENDED_WELL, _BACK.is_not(None)), "reverted", "is_back"),
+        _Line(and_(_IS_BACK, _ENDED_WELL, BACK.is_not(None)), "reverted", "is_back"),
         _Line(and_(_COMMITTED, _TOO_FAR), "revert_failed", "revert_not_allowed"),
         _Line(and_(_COMMITTED, pinned), "revert_failed", "device_pinned"),
         _Line(and_(_IS_BACK, _ENDED_WELL), "reverted", "nothing_before"),
-        _Line(and_(_BACK.is_(None), not_(others)), "reverted", "nothing_before", _NEXT_VERSION),
         _Line(true(), "reverting", "", _NEXT_VERSION),
     )
 
 
-_Other: Any = aliased(Assignment)
 _Member: Any = aliased(RolloutDevice)
 
 
@@ -177,7 +167,7 @@ async def _step(
     uow: UnitOfWork, row: Rollout, now: datetime, batch: Any, lines: tuple[_Line, ...], *, because: str = ""
 ) -> int:
     session = uow.session
-    since = await log.mark_of(session)
+    mark_before = await log.mark_of(session)
     state, code, version = (
         case(*((line.when, getattr(line, field)) for line in lines)) for field in ("state", "code", "version")
     )
@@ -190,35 +180,36 @@ async def _step(
         )
         .outerjoin(Action, col(Action.id) == CURRENT_ACTION)
         .outerjoin(_OFFERED, _OFFERED.id == col(RolloutDevice.offered))
-        .outerjoin(_PREVIOUS, _IS_PREVIOUS)
-        .where(col(RolloutDevice.rollout) == row.number, col(RolloutDevice.number).in_(batch))
+        .outerjoin(PREVIOUS, IS_PREVIOUS)
+        .where(col(RolloutDevice.rollout) == row.number, found_in(session, col(RolloutDevice.number), batch))
     )
     count = await log.append(session, standing)
     if not count:
         return 0
     because = because or f"rollout_{row.state}"
-    moved = await _move_devices(uow, row, since, now, because)
-    await log.fold(session, since)
-    await _watch(session, row, since, now)
+    moved = await _move_devices(uow, row, mark_before, now, because)
+    await log.fold(session, mark_before)
+    await _follow(session, row, mark_before, now)
     await uow.audit(ENGINE, "rollout.put_back", rollout_id(row.number), because=because, members=count, devices=moved)
     return count
 
 
-async def _move_devices(uow: UnitOfWork, row: Rollout, since: int, now: datetime, because: str) -> int:
+async def _move_devices(uow: UnitOfWork, row: Rollout, mark_before: int, now: datetime, because: str) -> int:
     """A new desired state for the devices whose outcome names their next version; return how many they are."""
     session = uow.session
     movers = (
         select(col(RolloutOutcome.number))
         .join(_Mover, _Mover.number == col(RolloutOutcome.number))
-        .where(col(RolloutOutcome.id) > since, col(RolloutOutcome.version) > _Mover.desired_version)
+        .where(log.since(mark_before), col(RolloutOutcome.version) > _Mover.desired_version)
     )
     await _assign_previous(session, row, movers, now)
     seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
-    assigned = exists().where(col(Assignment.device_id) == col(Device.id))
-    count = await mark(session, seq, col(Device.number).in_(movers), has_assignment=assigned)
+    count = await mark(session, seq, found_in(session, col(Device.number), movers), has_assignment=true())
     if count:
         why = f"{row.release_id} taken back by {rollout_id(row.number)}"
-        await carry_over(session, seq, row.number)
+        await put_back_failed(session, seq, row.product, now)
+        await _look_for_assignments(session, seq)
+        await superseded(session, seq, now, because, row.number)
         await open_actions(session, seq, now, ended="superseded", code=because, why=why)
     return count
 
@@ -226,76 +217,53 @@ async def _move_devices(uow: UnitOfWork, row: Rollout, since: int, now: datetime
 _Mover: Any = aliased(Device)
 
 
+async def _look_for_assignments(session: AsyncSession, seq: int) -> None:
+    await session.execute(
+        update(Device)
+        .where(col(Device.change_seq) == seq)
+        .values(has_assignment=exists().where(col(Assignment.device_id) == col(Device.id)))
+        .execution_options(synchronize_session=False)
+    )
+
+
 async def _assign_previous(session: AsyncSession, row: Rollout, movers: Any, now: datetime) -> None:
-    chosen = col(Device.number).in_(movers)
+    chosen = found_in(session, col(Device.number), movers)
     holders = select(col(Device.id)).where(chosen)
     await session.execute(
         delete(Assignment)
-        .where(col(Assignment.product) == row.product, col(Assignment.device_id).in_(holders))
+        .where(col(Assignment.product) == row.product, found_in(session, col(Assignment.device_id), holders))
         .execution_options(synchronize_session=False)
     )
     assignment = {
         "device_id": col(Device.id),
         "product": literal(row.product),
-        "release_id": _BACK,
+        "release_id": BACK,
         "assigned_at": literal(now, UtcDateTime),
     }
     source = (
         select(*assignment.values())
         .select_from(Device)
         .join(RolloutDevice, col(RolloutDevice.number) == col(Device.number))
-        .join(_PREVIOUS, _IS_PREVIOUS)
+        .join(PREVIOUS, IS_PREVIOUS)
         .where(col(RolloutDevice.rollout) == row.number, chosen)
     )
     await session.execute(insert(Assignment).from_select(list(assignment), source))
 
 
-async def _watch(session: AsyncSession, row: Rollout, since: int, now: datetime) -> None:
-    """Who is on the way back has as long to be heard of as with an offer."""
-    check_at_s = int(now.timestamp()) + (order_of(row).silent_after_s or 0)
-    turned = select(col(RolloutOutcome.number)).where(
-        col(RolloutOutcome.id) > since, col(RolloutOutcome.state) == "reverting"
-    )
+async def _follow(session: AsyncSession, row: Rollout, mark_before: int, now: datetime) -> None:
+    """Who is on the way back has as long to be heard of as with an offer; who has no action any more is back."""
+    outcomes = log.since(mark_before), col(RolloutOutcome.state) == "reverting"
+    numbers = select(col(RolloutOutcome.number)).where(*outcomes)
+    turned = and_(col(RolloutDevice.rollout) == row.number, found_in(session, col(RolloutDevice.number), numbers))
     await session.execute(
         update(RolloutDevice)
-        .where(col(RolloutDevice.rollout) == row.number, col(RolloutDevice.number).in_(turned))
-        .values(check_at_s=check_at_s)
+        .where(turned)
+        .values(check_at_s=int(now.timestamp()) + (order_of(row).silent_after_s or 0))
         .execution_options(synchronize_session=False)
     )
-
-
-async def put_back_failed(session: AsyncSession, seq: int, product: str, now: datetime) -> None:
-    """Let marked devices go back from releases of other products that failed on them, with what they are offered now.
-
-    A device refuses a desired state that holds what it knows to be bad, so such a release would have the new one
-    refused. Its member stays what it is.
-
-    Args:
-        session: Of the unit of work that marked devices with `seq`, before it opens their actions.
-        seq: See `desired_state.mark`.
-        product: Of the release that is offered.
-        now: UTC.
-    """
-    members = (
-        select(_BACK)
-        .select_from(Device)
-        .join(RolloutDevice, col(RolloutDevice.number) == col(Device.number))
-        .join(Rollout, col(Rollout.number) == col(RolloutDevice.rollout))
-        .outerjoin(_PREVIOUS, _IS_PREVIOUS)
-        .where(
-            col(Device.id) == col(Assignment.device_id),
-            col(Rollout.product) == col(Assignment.product),
-            col(RolloutDevice.offered) == col(Assignment.release_id),
-            col(RolloutDevice.state).in_(_FAILED),
-        )
-        .correlate(Assignment)
+    without = (
+        select(*log.entry(now, "reverted", "nothing_before"))
+        .join(Device, col(Device.number) == col(RolloutDevice.number))
+        .where(turned, not_(col(Device.has_assignment)))
     )
-    marked = select(col(Device.id)).where(col(Device.change_seq) == seq)
-    failed = and_(col(Assignment.device_id).in_(marked), col(Assignment.product) != product, members.exists())
-    # It may have failed in several rollouts of the same release; only the first of them has something before it.
-    back: Any = members.with_only_columns(func.max(_BACK), maintain_column_froms=True).scalar_subquery()
-    for change in (
-        delete(Assignment).where(failed, back.is_(None)),
-        update(Assignment).where(failed).values(release_id=back, assigned_at=now),
-    ):
-        await session.execute(change.execution_options(synchronize_session=False))
+    await log.move(session, without)

@@ -161,9 +161,10 @@ class RolloutService:
         async def accept(uow: UnitOfWork, row: Rollout, facts: Facts) -> None:
             approval = bound_approval(row, await uow.session.get_one(Release, row.release_id))
             _may_resume(principal, row, approval)
+            if await member_commands.queue_withdrawn(uow.session, row, facts.now):
+                facts = await facts_now(uow, row, facts.now)
             accepted = Accepted(counting.good(facts), counting.bad(facts), facts.critical.count)
             row.accepted = msgspec.json.encode(accepted).decode()
-            await member_commands.queue_withdrawn(uow.session, row, facts.now)
 
         sentence = spoken(principal, "resumed it and accepts the evidence so far", reason)
         return await self._command(principal, rollout, "resume", sentence, check=accept)

@@ -257,6 +257,27 @@ async def test_resuming_a_halted_rollout_offers_again_what_was_taken_back(hub: C
     await hub.check(1)
 
 
+async def test_who_committed_while_its_offer_was_taken_back_is_offered_it_again(hub: Commands) -> None:
+    await hub.craft("S1", "S2", "S3", assigned=OLD)
+    await hub.start(NEW, waves=("100%",))
+    await hub.tick(3)
+    action = await hub.current("S1")
+    await hub.ends("S2")
+    await hub.give("halt", 1)
+    await hub.tick()
+    await hub.ends("S1", action=action)
+    assert await hub.states(1) == {"S1": "committed", "S2": "committed", "S3": "withdrawn"}
+    assert await hub.assigned("S1") == {"nav": OLD}
+    await hub.give("resume", 1, ADMIN)
+    assert await hub.states(1) == {"S1": "queued", "S2": "committed", "S3": "queued"}
+    accepted = msgspec.json.decode((await hub.rollout_row(1)).accepted, type=Accepted)
+    assert accepted.good == {1: 1}
+    await hub.tick()
+    assert await hub.states(1) == {"S1": "offered", "S2": "committed", "S3": "offered"}
+    assert await hub.assigned("S1") == {"nav": NEW}
+    await hub.check(1)
+
+
 async def test_a_paused_rollout_lets_go_on_what_is_under_way(hub: Commands) -> None:
     await hub.craft("S1", "S2", assigned=OLD)
     await hub.start(NEW, waves=("1", "100%"), soak=Soak())

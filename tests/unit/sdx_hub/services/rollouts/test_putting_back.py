@@ -5,16 +5,12 @@ from itertools import count
 from typing import Any
 
 import pytest
-from sqlalchemy import true
-from sqlmodel import col
 
 from sdx_hub.domain.rollout.states import BACK, IN_FLIGHT, MEMBER_STATES
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import DevicePin, Rollout
-from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER
-from sdx_hub.services.devices.desired_state import mark
-from sdx_hub.services.rollouts.putting_back import put_back_failed, revert_step, withdraw_step
+from sdx_hub.services.rollouts.putting_back import revert_step, withdraw_step
 from tests.support.statements import Cut, cut_at
 from tests.unit.sdx_hub.services.conftest import OPERATOR, START, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S, Rollouts
@@ -302,48 +298,37 @@ async def test_a_step_that_is_cut_off_at_any_statement_loses_nothing(hub: Rollou
         assert [to for _, to in await hub.outcomes(1, serial)].count(became[0]) == 1
 
 
-async def offer_camera(hub: Rollouts, serial: str) -> None:
-    """What an offer of another product does before it opens the action."""
-    async with hub.database.unit_of_work() as uow:
-        seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
-        await mark(uow.session, seq, col(Device.id) == hub.ids[serial], has_assignment=true())
-        await put_back_failed(uow.session, seq, "camera", hub.clock.now())
-        await uow.commit()
-
-
-@pytest.mark.parametrize("state", MEMBER_STATES)
-async def test_an_offer_of_another_product_takes_away_what_failed(hub: Rollouts, state: str) -> None:
-    for serial in ("S1", "S2"):
-        await hub.device(serial, GOOD)
-        await hub.member(1, serial, state)
-    before, other = await hub.assigned("S1"), await hub.assigned("S2")
-    await offer_camera(hub, "S1")
-    failed = state in {"failed", "rolled_back", "refused"}
-    assert await hub.assigned("S1") == ({"nav": GOOD} if failed else before)
-    assert await hub.assigned("S2") == other
-    assert (await hub.members(1))["S1"] == (state, "")
-
-
-async def test_what_failed_goes_away_also_where_nothing_was_before_it(hub: Rollouts) -> None:
-    await hub.device("S1")
-    await hub.member(1, "S1", "failed")
-    await offer_camera(hub, "S1")
-    assert await hub.assigned("S1") == {}
-
-
-async def test_what_failed_again_goes_back_to_what_was_before_the_first_try(hub: Rollouts) -> None:
+async def test_what_failed_of_another_product_goes_away_with_it(hub: Rollouts) -> None:
+    """Else the device would refuse its way back, because of a part that it knows to be bad."""
+    bad = await hub.release("camera@3.0.0")
+    await hub.rollout(2, bad)
     await hub.device("S1", GOOD)
-    await hub.member(1, "S1", "failed")
-    await hub.rollout(2, BAD)
     await hub.member(2, "S1", "failed")
-    await offer_camera(hub, "S1")
+    await hub.member(1, "S1", "committed")
+    assert await hub.assigned("S1") == {"camera": bad, "nav": BAD}
+    await revert(hub)
     assert await hub.assigned("S1") == {"nav": GOOD}
+    assert (await hub.members(2))["S1"] == ("failed", "")
 
 
-async def test_what_another_release_took_the_place_of_stays_away(hub: Rollouts) -> None:
-    newer = await hub.release("nav@2.0.0")
+async def test_who_has_nothing_left_is_back_at_once(hub: Rollouts) -> None:
+    bad = await hub.release("camera@3.0.0")
+    await hub.rollout(2, bad)
+    await hub.device("S1")
+    for rollout in (2, 1):
+        await hub.member(rollout, "S1", "failed")
+    await revert(hub)
+    assert await hub.members(1) == {"S1": ("reverted", "nothing_before")}
+    assert await hub.assigned("S1") == {}
+    assert await hub.action("S1") == (3, "")
+
+
+async def test_another_rollout_of_the_same_release_loses_its_offer(hub: Rollouts) -> None:
+    await hub.rollout(2, BAD)
     await hub.device("S1", GOOD)
     await hub.member(1, "S1", "failed")
-    await hub.assigning.assign(OPERATOR, newer, ["S1"])
-    await offer_camera(hub, "S1")
-    assert await hub.assigned("S1") == {"nav": newer}
+    await hub.member(2, "S1", "downloading")
+    await revert(hub)
+    assert await hub.members(1) == {"S1": ("reverting", "")}
+    assert await hub.members(2) == {"S1": ("superseded", "rollout_reverting")}
+    assert await hub.assigned("S1") == {"nav": GOOD}
