@@ -23,7 +23,7 @@ from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput, NotFound
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.deadlines import deadline
-from sdx_hub.persistence.number_lists import among
+from sdx_hub.persistence.number_lists import among, found_in
 from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device, DeviceTag
 from sdx_hub.persistence.tables.releases import Release
@@ -250,7 +250,7 @@ def _outcome(release: Release, manifest: ReleaseManifest) -> Any:
 async def _replace_assignments(session: AsyncSession, seq: int, release: Release, now: datetime) -> None:
     marked = col(Device.change_seq) == seq
     of_product = col(Assignment.product) == release.product
-    holders = col(Assignment.device_id).in_(select(col(Device.id)).where(marked))
+    holders = found_in(session, col(Assignment.device_id), select(col(Device.id)).where(marked))
     await session.execute(delete(Assignment).where(of_product, holders).execution_options(synchronize_session=False))
     row = {
         "device_id": col(Device.id),

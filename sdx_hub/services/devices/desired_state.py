@@ -12,6 +12,7 @@ from sqlalchemy import String, cast, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from sdx_hub.persistence.number_lists import found_in
 from sdx_hub.persistence.tables.assignments import Action, Assignment
 from sdx_hub.persistence.tables.devices import Device, DeviceEvent
 from sdx_hub.persistence.types import UtcDateTime
@@ -46,7 +47,9 @@ async def open_actions(session: AsyncSession, seq: int, now: datetime, *, ended:
     marked = col(Device.change_seq) == seq
     await session.execute(
         update(Action)
-        .where(col(Action.state) == "open", col(Action.device_id).in_(select(col(Device.id)).where(marked)))
+        .where(
+            col(Action.state) == "open", found_in(session, col(Action.device_id), select(col(Device.id)).where(marked))
+        )
         .values(state=ended, code=code, finished_at=now)
         .execution_options(synchronize_session=False)
     )

@@ -87,7 +87,8 @@ async def _conflicts(session: AsyncSession, manifest: ReleaseManifest) -> Condit
 
 async def _opposing(session: AsyncSession, manifest: ReleaseManifest) -> Sequence[str]:
     """Releases of other products that somebody has, and that would not go with this one."""
-    assigned = exists().where(col(Assignment.release_id) == col(Release.id))
+    holder = select(col(Assignment.device_id)).where(col(Assignment.release_id) == col(Release.id)).limit(1)
+    assigned = holder.scalar_subquery().is_not(None)
     others = select(col(Release.id), col(Release.manifest)).where(col(Release.product) != manifest.product, assigned)
     found = []
     for identity, raw in await session.execute(others.order_by(col(Release.id))):

@@ -25,13 +25,15 @@ async def next_members(session: AsyncSession, row: Rollout, order: Order, count:
     that one is urgent as well. Of a site come as many as its limit leaves room for.
     """
     member = RolloutDevice
-    busy = exists().where(_Other.number == col(member.number), IN_FLIGHT_ROWS)
+    # A look-up for each, and no join: see `number_lists`.
+    under_way_elsewhere = select(_Other.number).where(_Other.number == col(member.number), IN_FLIGHT_ROWS)
     if row.urgent:
         urgent = exists().where(_OtherRollout.number == _Other.rollout, _OtherRollout.urgent)
-        busy = busy.where(or_(_Other.state.in_(AFTER_SWITCH), urgent))
+        under_way_elsewhere = under_way_elsewhere.where(or_(_Other.state.in_(AFTER_SWITCH), urgent))
+    is_free = under_way_elsewhere.limit(1).scalar_subquery().is_(None)
     free = (
         select(col(member.number), col(member.site), col(member.wave), col(member.position))
-        .where(col(member.rollout) == row.number, col(member.wave) <= row.wave, QUEUED_ROWS, ~busy)
+        .where(col(member.rollout) == row.number, col(member.wave) <= row.wave, QUEUED_ROWS, is_free)
         .order_by(col(member.wave), col(member.position))
     )
     if not order.limits.site_in_flight:

@@ -12,6 +12,7 @@ from sdx_hub.domain.rollout.states import BAD, GOOD
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutOutcome, RolloutTally, RolloutWave
 from sdx_hub.persistence.unit_of_work import UnitOfWork
+from sdx_hub.services.outcomes.log import since
 from sdx_hub.services.rollouts.rollout_rows import tell
 
 TOLD_OF_A_WAVE: Final = 100
@@ -22,7 +23,7 @@ _ENDED: Final = (*GOOD, *BAD)
 async def count_on(uow: UnitOfWork, row: Rollout) -> None:
     """Bring tallies and waves up to the newest outcome, and tell of devices that failed."""
     session, outcome = uow.session, RolloutOutcome
-    newer = (col(outcome.rollout) == row.number, col(outcome.id) > row.outcomes_through)
+    newer = (col(outcome.rollout) == row.number, since(row.outcomes_through))
     key = (col(outcome.wave), col(outcome.stratum), col(outcome.was), col(outcome.state))
     found: Any = await session.execute(
         select(*key, func.count(), func.max(outcome.time), func.max(outcome.id)).where(*newer).group_by(*key)
@@ -87,7 +88,7 @@ async def _tell_failed(uow: UnitOfWork, row: Rollout, wave: int, room: int) -> N
         .join(Device, col(Device.number) == col(outcome.number))
         .where(
             col(outcome.rollout) == row.number,
-            col(outcome.id) > row.outcomes_through,
+            since(row.outcomes_through),
             col(outcome.wave) == wave,
             col(outcome.state).in_(BAD),
         )
