@@ -15,7 +15,7 @@ _ADVANCE = "To go on without waiting: sdx rollout advance {id} --reason TEXT"
 _WAITS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "": ("It offers {release} to the devices of wave {wave}.", ("Nothing has to be done.",)),
     "outcomes": (
-        "It waits for {flying} that are under way.",
+        "It waits for what is under way: {flying}.",
         ("Their reports. A device that is not heard for {silent_after} ends as silent, so this does not last.",),
     ),
     "quorum": (

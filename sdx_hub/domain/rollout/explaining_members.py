@@ -106,7 +106,7 @@ _CODES: Mapping[str, tuple[str, str]] = {
 _HOLDS: Mapping[str, tuple[str, str]] = {
     "other_rollout": ("{hold} has it first: one update at a time on a device.", "The end of its update in {hold}."),
     "site_limit": (
-        "{hold_devices} at the site {hold} are under way, which is all that {id} lets share its link.",
+        "{id} has {hold_devices} under way at the site {hold}, and no more of them may share its link.",
         "The next one there that ends makes room.",
     ),
 }

@@ -83,7 +83,7 @@ def test_the_states_of_a_rollout_are_told_apart() -> None:
     ("waits_for", "words"),
     [
         ("", "offers nav@1.4.0 to the devices of wave 2"),
-        ("outcomes", "waits for 1 device that"),
+        ("outcomes", "waits for what is under way: 1 device."),
         ("quorum", "sdx rollout advance ro-3"),
         ("soak_time", "watched for a while"),
         ("soak_use", "Flights and running hours"),
@@ -248,7 +248,7 @@ def test_a_queued_member_of_a_rollout_that_offers_nothing(above: str) -> None:
     ("hold", "words"),
     [
         (Hold("other_rollout", "ro-7"), "ro-7 has it first"),
-        (Hold("site_limit", "north", 5), "5 devices at the site north are under way"),
+        (Hold("site_limit", "north", 5), "5 devices under way at the site north"),
     ],
 )
 def test_what_holds_one_member_alone(hold: Hold, words: str) -> None:
