@@ -57,8 +57,8 @@ format: $(STAMP) ## Rewrite the code in the project's style
 	@$(BIN)/ruff format --quiet .
 
 .PHONY: faults
-faults: $(STAMP) ## The whole power-cut sweep, and the longest outages of a cluster (long)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m full tests/faults/test_power_cut.py tests/faults/test_power_cut_enrol.py tests/faults/test_cluster.py $(ARGS)
+faults: $(STAMP) ## The whole power-cut sweep, a cluster's longest outages, hubs killed in a rollout (long)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m full tests/faults/test_power_cut.py tests/faults/test_power_cut_enrol.py tests/faults/test_cluster.py tests/faults/test_rollout_killed.py $(ARGS)
 
 .PHONY: conformity
 conformity: $(STAMP) ## schemathesis at length over every operation of the API, on both databases (long)
@@ -69,7 +69,7 @@ limits: $(STAMP) ## A payload of 1 GiB from build to craft, with hub and agent b
 	@$(BIN)/python -m pytest -m full -s tests/faults/test_large_payload.py $(ARGS)
 
 .PHONY: bench
-bench: $(STAMP) ## Measure against a peer in the same run: make bench B=poll | agent | tls | million | growth
+bench: $(STAMP) ## Measure against a peer in the same run: make bench B=poll | agent | tls | million | growth | gates | rollout
 	@$(BIN)/python -m bench.$(B) $(ARGS)
 
 .PHONY: lock
