@@ -1,9 +1,11 @@
 """`sdx rollout` and `sdx device pin | why`, against the real hub and devices that really poll."""
 
 import json
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -201,3 +203,61 @@ def test_watching_goes_on_through_a_restart_of_the_hub(fleet: Fleet, operator: M
         document = json.loads(watching.stdout.read())
         said.join()
     assert (watching.returncode, document["state"]) == (0, "finished")
+
+
+def test_a_log_that_was_changed_is_found(fleet: Fleet, operator: Machine) -> None:
+    release = fleet.publish_next()
+    done = operator.run("rollout", "start", release, "--waves", "1,100%", *QUICK, "--watch", "--timeout", "5m")
+    assert done.code == 0, done
+    identity = done.json["id"]
+    number = int(identity.removeprefix("ro-"))
+    admin = Machine(operator.folder / "auditor", {"SDX_HUB": fleet.url, "SDX_TOKEN": fleet.admin_token})
+
+    def found(machine: Machine) -> str:
+        outcome = machine.run("rollout", "evidence", identity)
+        assert (outcome.code, outcome.error) == (5, "evidence_differs"), outcome
+        return outcome.stderr
+
+    with changed(fleet, number, "outcome"):
+        assert "the outcomes give" in found(operator)
+    with changed(fleet, number, "decision"):
+        assert "these facts give finish" in found(operator)
+    # Whoever changes the facts so that they agree is found by the audit chain alone.
+    with changed(fleet, number, "facts"):
+        assert operator.run("rollout", "evidence", identity).code == 0
+        assert "what the audit chain holds is something else" in found(admin)
+    assert admin.run("rollout", "evidence", identity).code == 0
+
+
+CHANGES = {
+    "outcome": (
+        "UPDATE rollout_outcome SET state = 'failed' WHERE rollout = ? AND state = 'committed'",
+        "UPDATE rollout_outcome SET state = 'committed' WHERE rollout = ? AND state = 'failed'",
+    ),
+    "decision": (
+        "UPDATE rollout_decision SET decision = replace(decision, 'all_done', 'all_back') WHERE rollout = ?",
+        "UPDATE rollout_decision SET decision = replace(decision, 'all_back', 'all_done') WHERE rollout = ?",
+    ),
+    "facts": (
+        'UPDATE rollout_decision SET facts = replace(facts, \'"notes":""\', \'"notes":"x"\') WHERE rollout = ?',
+        'UPDATE rollout_decision SET facts = replace(facts, \'"notes":"x"\', \'"notes":""\') WHERE rollout = ?',
+    ),
+}
+"""What somebody with the database in hand may do, and undo."""
+
+
+@contextmanager
+def changed(fleet: Fleet, rollout: int, what: str) -> Iterator[None]:
+    """The log as somebody changed it, who took away what keeps it from being changed; afterwards it is as it was."""
+    change, back = CHANGES[what]
+    with closing(sqlite3.connect(fleet.hub.data / "hub.db", timeout=30, isolation_level=None)) as database:
+        guards = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in guards:
+            database.execute(f"DROP TRIGGER {name}")
+        assert database.execute(change, (rollout,)).rowcount
+        try:
+            yield
+        finally:
+            database.execute(back, (rollout,))
+            for _, sql in guards:
+                database.execute(sql)
