@@ -40,8 +40,9 @@ class Rolling:
 
     def start(self, release: str, waves: str, *more: str) -> Ended:
         """Order a rollout, and watch it until it ends or stops."""
-        self._say(f"$ sdx rollout start {release} --waves {waves} --watch")
-        return self._watched("rollout", "start", release, "--waves", waves, *more, "--watch", "--yes")
+        command = ("rollout", "start", release, "--waves", waves, *more, "--watch")
+        self._say(f"$ sdx {' '.join(command)}")
+        return self._watched(*command, "--yes")
 
     def revert(self, rollout: str, reason: str) -> Ended:
         """Bring every touched craft back, and watch that."""

@@ -13,6 +13,8 @@ from sdx_hub.demo.cluster.story import FIRST, SECOND, THIRD, ClusterStory
 from sdx_hub.demo.cluster.topology import HUBS
 from sdx_hub.demo.staying import end_like_an_interrupt, refuse_second, stay
 
+_WAVES = "50%,100%"
+
 
 @click.group()
 def cluster() -> None:
@@ -30,7 +32,7 @@ def cluster() -> None:
     help="Where the cluster keeps everything; what an earlier one left there is removed.",
 )
 def up(devices: int, headless: bool, folder: Path) -> None:
-    """Publish, update and report through the proxy, with one replica killed in the middle; then bring it back."""
+    """Publish, update and roll out through the proxy, with one replica killed in the middle; then bring it back."""
     find_nginx()
     find_template()
     folder = folder.resolve()
@@ -43,7 +45,7 @@ def up(devices: int, headless: bool, folder: Path) -> None:
         click.echo(f"[{time.monotonic() - started:5.1f} s] {sentence}", err=headless)
 
     end_like_an_interrupt()
-    made = Cluster(folder, poll_jitter_s=1)
+    made = Cluster(folder, {"SDX_ROLLOUT_TICK_MS": "200"}, poll_jitter_s=1)
     story = ClusterStory(made, devices, say)
     try:
         story.make_payloads()
@@ -56,8 +58,9 @@ def up(devices: int, headless: bool, folder: Path) -> None:
         story.lose_a_replica()
         updated = story.wait_for(SECOND, "success")
         say(f"Proven by {updated} signed inventories: nothing that was under way at the kill was lost.")
-        story.assign(THIRD)
+        rolled_out = story.rolling.start(f"{story.product}@{THIRD}", _WAVES, "--soak", "1s")
         finished = story.wait_for(THIRD, "success")
+        say(f"{rolled_out.id} is {rolled_out.state}: one replica was enough for it.")
         story.bring_it_back()
         findings = made.doctor()
         say(f"sdx hub doctor: {len(findings)} checks, all well.")
@@ -70,6 +73,7 @@ def up(devices: int, headless: bool, folder: Path) -> None:
             "updating_at_kill": story.updating_at_kill,
             "updated": updated,
             "finished": finished,
+            "rollout": rolled_out.state,
             "running": f"{story.product}@{THIRD}",
             "checks": len(findings),
             "seconds": round(time.monotonic() - started, 1),
