@@ -21,21 +21,26 @@ Failures are known sooner than successes: a trial has to last before it succeeds
 only what has ended sees nothing but failures at first, where thousands of devices begin at once, and stops good
 releases. So a device counts as well from when it begins until it fails. That is the same bet, taken in the order in
 which devices begin, on no more failures than there will be; it is never larger, and the promise holds for any delays.
-There are two beginnings. One half of the stake counts from the switch to the new version on, and those that failed
-after it; the other half from the offer on, and all that failed. The first is quick while many offers still wait.
+There are two beginnings. Two thirds of the stake count from the switch to the new version on, and those that failed
+after it; one third from the offer on, and all that failed. The first is quick while many offers still wait.
 
-One kind of device may fail while all others are well. So half of each half is on all devices, and the rest in equal
-parts on each kind alone. A mean of such bets is such a bet again.
+One kind of device may fail while all others are well. So half of the stake is on all devices, and the other half in
+equal parts on each kind alone. A mean of such bets is such a bet again.
 """
 
 from collections.abc import Collection, Mapping
 from functools import lru_cache
-from math import exp, fsum, log, log1p, sqrt
+from math import exp, fsum, log, log1p
 
 from msgspec import Struct
 
 RATES = 40
 """Over so many failure rates the stake is spread."""
+LEAST_ODDS = 3.0
+"""The smallest of them has so many times the odds of the base rate: what is only a little worse than allowed is nothing
+to stop for, and a large fleet would show any such difference. At 2 % allowed, rates above about 3.5 % are noticed."""
+FROM_SWITCH = 2 / 3
+"""This part of the stake counts devices from the switch on, the other from the offer on."""
 MOST = 1e300
 """An e-value is cut off here; JSON has no infinity."""
 
@@ -70,11 +75,11 @@ def of_kinds(outcomes: Collection[Outcomes]) -> Outcomes:
 
 
 def evidence(outcomes: Outcomes, allowed: float, base_rate: float) -> float:
-    """The e-value of these outcomes, one half of it from the switch on, the other from the offer on."""
+    """The e-value of these outcomes, one part of it from the switch on, the other from the offer on."""
     switched = outcomes.committed + outcomes.on_trial
-    return 0.5 * e_value(switched, outcomes.broken, allowed, base_rate) + 0.5 * e_value(
-        switched + outcomes.under_way, outcomes.bad, allowed, base_rate
-    )
+    from_switch = e_value(switched, outcomes.broken, allowed, base_rate)
+    from_offer = e_value(switched + outcomes.under_way, outcomes.bad, allowed, base_rate)
+    return FROM_SWITCH * from_switch + (1 - FROM_SWITCH) * from_offer
 
 
 def combined(overall: float, by_kind: Mapping[int, float]) -> float:
@@ -107,11 +112,12 @@ def e_value(good: int, bad: int, allowed: float, base_rate: float) -> float:
 def _stake(base_rate: float) -> tuple[tuple[float, float, float, float], ...]:
     """Rates, equally spaced by their logarithms, each with its part of the stake; and logarithms of all three.
 
-    Parts are as the roots of the rates, which is a density of `r ** -0.5`: much is on rates of a few times the base
-    rate, where most bad releases are, and enough on those near 1 that the first device, if it fails, pauses. Chosen
-    by the exact distribution of the stopping time, among powers from 0 to -2: see docs/adr/0020-the-gate.md.
+    Parts are as the fourth roots of the rates, a density of `r ** -0.75`: much is on the smaller ones, where most bad
+    releases are, and enough on those near 1 that the first device, if it fails, pauses. Chosen by exact distributions
+    of the stopping time and by simulation: docs/adr/0020-the-gate.md.
     """
-    step = -log(base_rate) / RATES
-    rates = [exp(log(base_rate) + step * (place + 0.5)) for place in range(RATES)]
-    whole = fsum(sqrt(rate) for rate in rates)
-    return tuple((rate, log(sqrt(rate) / whole), log(rate), log1p(-rate)) for rate in rates)
+    least = LEAST_ODDS * base_rate / (1 - base_rate + LEAST_ODDS * base_rate)
+    step = -log(least) / RATES
+    rates = [exp(log(least) + step * (place + 0.5)) for place in range(RATES)]
+    whole = fsum(rate**0.25 for rate in rates)
+    return tuple((rate, log(rate**0.25 / whole), log(rate), log1p(-rate)) for rate in rates)

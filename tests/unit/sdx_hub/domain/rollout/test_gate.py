@@ -76,11 +76,11 @@ def test_a_million_outcomes_are_read() -> None:
         (Outcomes(1000), "1,000 clean installs still allow a failure rate of 0.3 %."),
         (
             Outcomes(14, broken=3),
-            "3 of 17 failed: the true rate is at most 40 %, and 3 % is allowed; e = 6.6, pause at 5, halt at 20.",
+            "3 of 17 failed: the true rate is at most 40 %, and 3 % is allowed; e = 8.14, pause at 5, halt at 20.",
         ),
         (
             Outcomes(4, on_trial=10, broken=3),
-            "3 of 7 failed, and 10 more on trial: the true rate is at most 77 %, and 3 % is allowed; e = 6.6, "
+            "3 of 7 failed, and 10 more on trial: the true rate is at most 77 %, and 3 % is allowed; e = 8.14, "
             "pause at 5, halt at 20.",
         ),
     ],
