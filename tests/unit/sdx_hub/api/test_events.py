@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from sdx_hub.api import events as api
+from sdx_hub.api.edge import Edge
 from sdx_hub.api.events import EventStream, encode
+from sdx_hub.api.series import SECONDS
 from sdx_hub.api.shedding import Shedding
 from sdx_hub.domain.access import Principal, Role
 from sdx_hub.domain.errors import Unavailable
@@ -120,3 +122,23 @@ async def test_what_is_refused_is_refused_before_anything_is_sent(client: Client
     with client.feed.place(VIEWER), pytest.raises(Unavailable):
         await client.stream({}, client.receive, client.send)  # type: ignore[arg-type]
     assert client.sent == []
+
+
+async def test_how_long_somebody_listens_is_no_time_to_answer(client: Client) -> None:
+    path = "/a-stream-of-this-test"
+    edge = Edge(client.stream)  # type: ignore[arg-type]
+    scope = {"type": "http", "method": "GET", "path": path, "path_template": path, "headers": []}
+    client.reads.set()
+    streaming = asyncio.create_task(edge(scope, client.receive, client.send))
+    while len(client.sent) < 3:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.35)
+    client.leaves.set()
+    await streaming
+    took = {
+        sample.labels["le"]: sample.value
+        for family in SECONDS.collect()
+        for sample in family.samples
+        if sample.name.endswith("_bucket") and sample.labels["path"] == path
+    }
+    assert took["0.3"] == took["+Inf"] == 1
