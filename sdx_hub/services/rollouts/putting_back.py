@@ -90,7 +90,7 @@ async def withdraw_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int
         _Line(and_(not_(_OURS), not_(_IS_BACK)), "superseded", "assigned_otherwise"),
         *_taken_back("withdrawn", f"rollout_{row.state}"),
     )
-    return await _step(uow, row, now, _batch(row, OPEN_ROWS, batch), lines)
+    return await _step(uow, row, now, batch_of(row, OPEN_ROWS, batch), lines)
 
 
 async def skip_members(uow: UnitOfWork, row: Rollout, now: datetime, numbers: Sequence[int]) -> int:
@@ -122,7 +122,7 @@ async def revert_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int =
     Returns:
         How many members it came to; 0 when none is left.
     """
-    return await _step(uow, row, now, _batch(row, AWAY_ROWS, batch), _reverted(row))
+    return await _step(uow, row, now, batch_of(row, AWAY_ROWS, batch), _reverted(row))
 
 
 async def revert_uncounted(uow: UnitOfWork, row: Rollout, now: datetime) -> int:
@@ -131,7 +131,7 @@ async def revert_uncounted(uow: UnitOfWork, row: Rollout, now: datetime) -> int:
     A rollout is reverted when no member is counted any more that is not back. One that is queued may have been offered
     something, and left out after it, and nobody would see.
     """
-    batch = _batch(row, AWAY_ROWS, None).where(_Member.state.in_(_UNCOUNTED))
+    batch = batch_of(row, AWAY_ROWS, None).where(_Member.state.in_(_UNCOUNTED))
     return await _step(uow, row, now, batch, _reverted(row))
 
 
@@ -156,7 +156,7 @@ def _reverted(row: Rollout) -> tuple[_Line, ...]:
 _Member: Any = aliased(RolloutDevice)
 
 
-def _batch(row: Rollout, rows: TextClause, size: int | None) -> Any:
+def batch_of(row: Rollout, rows: TextClause, size: int | None) -> Any:
     """Numbers of the next members in one of the partial indices."""
     return (
         select(col(_Member.number)).where(col(_Member.rollout) == row.number, rows).order_by(_Member.number).limit(size)

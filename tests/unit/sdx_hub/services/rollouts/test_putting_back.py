@@ -5,13 +5,14 @@ from itertools import count
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from sdx_hub.domain.rollout.states import BACK, IN_FLIGHT, MEMBER_STATES
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
-from sdx_hub.persistence.tables.rollouts import DevicePin, Rollout
-from sdx_hub.services.rollouts.putting_back import revert_step, withdraw_step
-from tests.support.statements import Cut, cut_at
+from sdx_hub.persistence.tables.rollouts import AWAY_ROWS, OPEN_ROWS, DevicePin, Rollout
+from sdx_hub.services.rollouts.putting_back import batch_of, revert_step, withdraw_step
+from tests.support.statements import Cut, cut_at, recorded
 from tests.unit.sdx_hub.services.conftest import OPERATOR, START, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S, Rollouts
 
@@ -332,3 +333,34 @@ async def test_another_rollout_of_the_same_release_loses_its_offer(hub: Rollouts
     assert await hub.members(1) == {"S1": ("reverting", "")}
     assert await hub.members(2) == {"S1": ("superseded", "rollout_reverting")}
     assert await hub.assigned("S1") == {"nav": GOOD}
+
+
+@pytest.mark.parametrize("step", [withdraw_step, revert_step])
+async def test_a_step_takes_as_many_statements_for_many_as_for_few(hub: Rollouts, step: Step) -> None:
+    for number in range(12):
+        await hub.device(f"S{number}", GOOD)
+        await hub.member(1, f"S{number}", "trial")
+    state = "reverting" if step is revert_step else "halted"
+    await hub.set_state(1, state)
+    sent = []
+    for batch in (2, 10):
+        with recorded(hub.database) as statements:
+            assert await run_once(hub, step, state, batch) == batch
+        sent.append(len(statements))
+    assert sent[0] == sent[1] < 40
+    with recorded(hub.database) as statements:
+        assert await run_once(hub, step, state) == 0
+    assert len(statements) < 10
+
+
+async def test_members_that_are_left_are_found_in_an_index(hub: Rollouts) -> None:
+    async with hub.database.reading() as session:
+        row = await session.get_one(Rollout, 1)
+        for rows, index in ((OPEN_ROWS, "ix_rollout_device_open"), (AWAY_ROWS, "ix_rollout_device_away")):
+            query = batch_of(row, rows, 2).compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+            if hub.database.backend == "postgresql":
+                await session.execute(text("SET LOCAL enable_seqscan = off"))
+                plan = await session.execute(text(f"EXPLAIN {query}"))
+            else:
+                plan = await session.execute(text(f"EXPLAIN QUERY PLAN {query}"))
+            assert index in str(plan.all())
