@@ -9,7 +9,9 @@ from sdx_hub.domain.rollout.states import BACK, BAD, GOOD, IN_FLIGHT, NEUTRAL, O
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_BAR = 40
+_BAR = 24
+_LABEL = 16
+"""Characters: a frame fits a terminal of 80, and the end of a bar, where failures are few, is never cut off."""
 _PARTS = (
     ("committed", GOOD, "green"),
     ("failed", BAD, "red"),
@@ -97,11 +99,16 @@ def frame(found: Mapping[str, Any]) -> "RenderableType":
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        grid.add_column(no_wrap=True)
+    grid.add_column()
     for each in found["waves"]:
         closed, opened = each["closed_at"], each["opened_at"]
         mark = Text("closed", "green") if closed else Text("open", "bold") if opened else Text("")
         bar = Text.assemble(*bar_of(each["members"], each["size"]))
-        grid.add_row(f"wave {each['wave']}", Text(each["label"]), mark, bar, Text(counted(each["members"])))
+        label = Text(each["label"])
+        label.truncate(_LABEL, overflow="ellipsis")
+        grid.add_row(f"wave {each['wave']}", label, mark, bar, Text(counted(each["members"])))
     legend = Text.assemble(*(part for name, _, colour in _PARTS for part in (("█ ", colour), f"{name}   ")))
     head = Text.assemble((f"{found['id']} ", "bold"), found["release"], "  ", (found["state"], "bold"))
     lines = [found["reason"] if found["state"] != "running" else "", found["gate"]["sentence"] if found["gate"] else ""]

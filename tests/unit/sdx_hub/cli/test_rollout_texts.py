@@ -96,7 +96,7 @@ def test_every_state_of_a_member_has_its_place() -> None:
     members = dict.fromkeys(MEMBER_STATES, 1)
     assert counted(members).startswith("1 committed, 1 rolled back")
     assert counted({}) == "no devices"
-    assert sum(len(piece) for piece, _ in bar_of(members, len(members))) == 40
+    assert sum(len(piece) for piece, _ in bar_of(members, len(members))) == 24
 
 
 @pytest.mark.parametrize(
@@ -104,18 +104,22 @@ def test_every_state_of_a_member_has_its_place() -> None:
 )
 def test_a_bar_is_as_wide_as_it_is_and_shows_everyone(members: dict[str, int]) -> None:
     pieces = bar_of(members, sum(members.values()))
-    assert sum(len(piece) for piece, _ in pieces) == (40 if members else 0)
+    assert sum(len(piece) for piece, _ in pieces) == (24 if members else 0)
     assert ("silent" in members) == any(colour == "red" for _, colour in pieces)
 
 
 def test_a_frame_for_a_terminal() -> None:
     from rich.console import Console as RichConsole
 
-    console = RichConsole(width=160, record=True, file=io.StringIO())
-    console.print(frame(detail()))
-    text = console.export_text()
-    for words in ("wave 1", "closed", "wave 2", "open", "█", "e = 1.84", "soaks for another 5 min"):
+    console = RichConsole(width=80, record=True, file=io.StringIO())
+    long = WaveStanding(
+        wave=1, label="attribute.site = north and tag = canary", size=9, members={"committed": 8, "lost": 1}
+    )
+    console.print(frame(detail(waves=(long, WaveStanding(wave=2, label="100%", size=1, opened_at=NOW)))))
+    text = console.export_text(styles=True)
+    for words in ("wave 1", "attribute.site ", "wave 2", "open", "e = 1.84", "soaks for another 5 min"):
         assert words in text
+    assert "\x1b[31m██" in text, "the failed one is seen"
 
 
 def test_a_line_changes_with_what_happens_and_not_with_time() -> None:
