@@ -1,11 +1,12 @@
 """Who is in a rollout, in which wave and at which place: looked up once, in one snapshot of the database.
 
 A plan and a rollout that is prepared ask the same and get the same. There may be a million devices: they are streamed
-into arrays, some 40 bytes for each, and put in order outside of the event loop.
+into arrays, 16 bytes for each, and put in order outside of the event loop.
 """
 
 import asyncio
 from array import array
+from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
@@ -33,7 +34,7 @@ from sdx_hub.services.rollouts.eligibility import ELIGIBLE, eligibility
 ABSENT_AFTER: Final = timedelta(days=1)
 """Devices that were not heard for so long come after the others: a first wave of them would tell nothing."""
 SAMPLE: Final = 5
-MAX_KINDS: Final = 50_000
+MAX_KINDS: Final = 250_000
 _ROWS: Final = 10_000
 _NO_GROUP: Final = -1
 _INDEX_BITS: Final = 32
@@ -68,27 +69,38 @@ class Left(Struct):
             self.first = sorted([*self.first, number])[:SAMPLE]
 
 
+class Alike(Struct, frozen=True):
+    """Devices that are the same in everything that counts here.
+
+    Attributes:
+        stratum: Its number, from 1.
+        site: Empty where they have none.
+        absent: They have not been heard of for `ABSENT_AFTER`.
+    """
+
+    stratum: int
+    site: str
+    hardware: str
+    absent: bool
+
+
 class Chosen(Struct):
-    """The members in the order of their positions, which begin with 1; each list has one element for each.
+    """The members in the order of their positions, which begin with 1.
 
     Attributes:
         waves: Only those that have devices, but always one.
-        strata: Names by index; the number of a stratum is its index and 1.
-        stratum, site, hardware: Indices of what the lists of texts say.
-        absent: 1 where the device has not been heard of for `ABSENT_AFTER`.
+        strata: Names, in the order of their numbers.
+        numbers: Of the devices.
+        alike: For each of them the index of what it is in `kinds`.
         left_out: By code.
         events_through: Id of the last device event that was there.
     """
 
     waves: list[ChosenWave]
     strata: list[str]
-    sites: list[str]
-    hardwares: list[str]
+    kinds: list[Alike]
     numbers: "array[int]"
-    stratum: "array[int]"
-    site: "array[int]"
-    hardware: "array[int]"
-    absent: bytearray
+    alike: "array[int]"
     left_out: dict[str, Left]
     events_through: int
 
@@ -99,19 +111,26 @@ class Chosen(Struct):
             yield wave, range(start, start + wave.size)
             start += wave.size
 
+    def counted(self, members: range) -> Iterator[tuple[Alike, int]]:
+        """How many of these members are of each kind."""
+        for index, count in Tally(self.alike[members.start : members.stop]).items():
+            yield self.kinds[index], count
+
+    def is_absent(self, index: int) -> bool:
+        return self.kinds[self.alike[index]].absent
+
 
 class _Found(Struct):
-    """Candidates as they came from the database."""
+    """Candidates as they came from the database.
+
+    Attributes:
+        alike: For each of them the index of what it is in `kinds`: group, absent, site, hardware, what waves are
+            balanced by.
+    """
 
     numbers: "array[int]" = field(default_factory=lambda: array("q"))
-    group: "array[int]" = field(default_factory=lambda: array("b"))
-    site: "array[int]" = field(default_factory=lambda: array("l"))
-    hardware: "array[int]" = field(default_factory=lambda: array("l"))
-    kind: "array[int]" = field(default_factory=lambda: array("l"))
-    absent: bytearray = field(default_factory=bytearray)
-    sites: dict[str, int] = field(default_factory=dict)
-    hardwares: dict[str, int] = field(default_factory=dict)
-    kinds: dict[tuple[str | None, ...], int] = field(default_factory=dict)
+    alike: "array[int]" = field(default_factory=lambda: array("l"))
+    kinds: dict[tuple[Any, ...], int] = field(default_factory=dict)
     left_out: dict[str, Left] = field(default_factory=dict)
 
 
@@ -184,22 +203,23 @@ async def candidates(
 
 async def _find(session: AsyncSession, rows: Select[Any]) -> _Found:
     found = _Found()
-    stream = await session.stream(rows.execution_options(yield_per=_ROWS))
+    if session.get_bind().dialect.name == "postgresql":
+        # All rows will be fetched: a plan that has the first ones early takes longer.
+        await session.execute(select(func.set_config("cursor_tuple_fraction", "1", True)))
+    # Of the connection: the session would look at each row once more.
+    stream = await (await session.connection()).stream(rows, execution_options={"yield_per": _ROWS})
+    numbers, alike, kinds = found.numbers, found.alike, found.kinds
     async for part in stream.partitions():
-        for number, verdict, group, absent, site, hardware, *kind in part:
-            if verdict != ELIGIBLE:
-                found.left_out.setdefault(verdict, Left()).add(number)
-                continue
-            found.numbers.append(number)
-            found.group.append(group)
-            found.absent.append(bool(absent))
-            found.site.append(found.sites.setdefault(site, len(found.sites)))
-            found.hardware.append(found.hardwares.setdefault(hardware, len(found.hardwares)))
-            found.kind.append(found.kinds.setdefault(tuple(kind), len(found.kinds)))
-        if len(found.kinds) > MAX_KINDS:
+        for row in part:
+            if row[1] == ELIGIBLE:
+                numbers.append(row[0])
+                alike.append(kinds.setdefault(row[2:], len(kinds)))
+            else:
+                found.left_out.setdefault(row[1], Left()).add(row[0])
+        if len(kinds) > MAX_KINDS:
             raise BadInput(
-                f"There are more than {MAX_KINDS} kinds of devices by what the waves are balanced by. Name something "
-                "coarser in stratify.",
+                f"There are more than {MAX_KINDS} kinds of devices by their site and by what the waves are balanced "
+                "by. Name something coarser in stratify or as the site's attribute.",
                 "strata_too_many",
             )
     return found
@@ -207,47 +227,45 @@ async def _find(session: AsyncSession, rows: Select[Any]) -> _Found:
 
 def _arrange(found: _Found, order: Order, waves: Sequence[Wave], seed: int, events_through: int) -> Chosen:
     """Put the candidates in order and cut them into waves."""
-    counted = [0] * len(found.kinds)
-    for kind in found.kind:
-        counted[kind] += 1
-    strata, stratum_of = strata_of([name_of(kind, order.stratify) for kind in found.kinds], counted)
-    stratum = array("l", (stratum_of[kind] for kind in found.kind))
-    ordered = _ordered(found, stratum, len(strata), seed)
+    counted = Tally(found.alike)
+    names = [name_of(kind, order.stratify) for _, _, _, _, *kind in found.kinds]
+    strata, stratum_of = strata_of(names, [counted[index] for index in range(len(names))])
+    ordered = _ordered(found, stratum_of, seed)
     groups = sum(isinstance(wave, Group) for wave in waves)
-    own = iter([ordered.get(group, array("q")) for group in range(groups)])
-    pool = iter(ordered.get(_NO_GROUP, array("q")))
-    cut = sizes(waves, found.group.count(_NO_GROUP), [found.group.count(group) for group in range(groups)])
-    chosen, sized = array("q"), []
+    own = [ordered.pop(group, array("q")) for group in range(groups)]
+    pool = ordered.pop(_NO_GROUP, array("q"))
+    cut = sizes(waves, len(pool), list(map(len, own)))
+    chosen, sized, of_group, of_pool = array("q"), [], iter(own), iter(pool)
     for wave, size in zip(waves, cut, strict=True):
-        chosen.extend(next(own) if isinstance(wave, Group) else islice(pool, size))
+        chosen.extend(next(of_group) if isinstance(wave, Group) else islice(of_pool, size))
         if size:
             sized.append(ChosenWave(wave.label, size))
-    left_out = found.left_out
-    for index in pool:
-        left_out.setdefault("no_wave", Left()).add(found.numbers[index])
+    for index in of_pool:
+        found.left_out.setdefault("no_wave", Left()).add(found.numbers[index])
     return Chosen(
         waves=sized or [ChosenWave(waves[-1].label, 0)],
         strata=strata,
-        sites=list(found.sites),
-        hardwares=list(found.hardwares),
-        numbers=array("q", (found.numbers[index] for index in chosen)),
-        stratum=array("l", (stratum[index] for index in chosen)),
-        site=array("l", (found.site[index] for index in chosen)),
-        hardware=array("l", (found.hardware[index] for index in chosen)),
-        absent=bytearray(found.absent[index] for index in chosen),
-        left_out=left_out,
+        kinds=[
+            Alike(stratum + 1, site, hardware, bool(absent))
+            for stratum, (_, absent, site, hardware, *_) in zip(stratum_of, found.kinds, strict=True)
+        ],
+        numbers=array("q", map(found.numbers.__getitem__, chosen)),
+        alike=array("l", map(found.alike.__getitem__, chosen)),
+        left_out=found.left_out,
         events_through=events_through,
     )
 
 
-def _ordered(found: _Found, stratum: "array[int]", strata: int, seed: int) -> "dict[int, array[int]]":
+def _ordered(found: _Found, stratum_of: Sequence[int], seed: int) -> "dict[int, array[int]]":
     """Indices of the candidates of each group in their order: those that were heard lately before the others."""
-    parts: dict[tuple[int, int], list[list[int]]] = {}
-    for index, (number, group, absent) in enumerate(zip(found.numbers, found.group, found.absent, strict=True)):
-        part = parts.setdefault((group, absent), [[] for _ in range(strata)])
-        part[stratum[index]].append(place(number, seed) << _INDEX_BITS | index)
+    parts: dict[tuple[int, int], dict[int, list[int]]] = {}
+    own: list[list[int]] = []
+    for stratum, (group, absent, *_) in zip(stratum_of, found.kinds, strict=True):
+        own.append(parts.setdefault((group, absent), {}).setdefault(stratum, []))
+    for index, (number, alike) in enumerate(zip(found.numbers, found.alike, strict=True)):
+        own[alike].append(place(number, seed) << _INDEX_BITS | index)
     ordered: dict[int, array[int]] = {}
-    for (group, _), part in sorted(parts.items()):
-        strata_in_order = [array("q", (packed & _INDEX_MASK for packed in sorted(each))) for each in part]
-        ordered.setdefault(group, array("q")).extend(interleave(strata_in_order))
+    for (group, _), strata in sorted(parts.items()):
+        in_order = [array("q", (packed & _INDEX_MASK for packed in sorted(part))) for _, part in sorted(strata.items())]
+        ordered.setdefault(group, array("q")).extend(interleave(in_order))
     return ordered

@@ -58,6 +58,21 @@ async def eligibility(session: AsyncSession, release: Release, manifest: Release
     )
 
 
+async def stranded_devices(
+    session: AsyncSession, meant: Condition, release: Release, manifest: ReleaseManifest, *, downgrade: bool
+) -> int:
+    """How many of these devices can get the release, and never go back from it to what they run."""
+    part = InstalledComponent
+    older = exists().where(
+        col(part.device_id) == col(Device.id),
+        col(part.product) == release.product,
+        col(part.release_counter) < manifest.floor,
+    )
+    verdict = await eligibility(session, release, manifest, downgrade=downgrade)
+    stranded = select(func.count()).select_from(Device).where(meant, older, verdict == ELIGIBLE)
+    return int(await session.scalar(stranded) or 0)
+
+
 def _runs_newer(release: Release, *, barring: bool) -> Condition:
     """Whether the device runs a newer release of the product; with `barring` only one that allows no way back."""
     part = InstalledComponent

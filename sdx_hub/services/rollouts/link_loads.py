@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -29,7 +29,7 @@ class WaveLoad(Struct, frozen=True):
     largest_site: int
 
 
-async def bytes_by_hardware(blobs: BlobReader, manifest: ReleaseManifest, hardwares: list[str]) -> dict[str, int]:
+async def bytes_by_hardware(blobs: BlobReader, manifest: ReleaseManifest, hardwares: Iterable[str]) -> dict[str, int]:
     """Bytes that a device fetches, as they are transported.
 
     Raises:
@@ -55,18 +55,15 @@ async def _size(blobs: BlobReader, part: Component) -> int:
 
 def loads(chosen: Chosen, bytes_of: Mapping[str, int]) -> list[WaveLoad]:
     """What each wave sends, at the most."""
-    per_device = [bytes_of[hardware] for hardware in chosen.hardwares]
     found = []
-    for _, span in chosen.spans():
-        devices, sent = Tally[int](), Tally[int]()
-        pairs = zip(chosen.site[span.start : span.stop], chosen.hardware[span.start : span.stop], strict=True)
-        for (site, hardware), count in Tally(pairs).items():
-            devices[site] += count
-            sent[site] += count * per_device[hardware]
-        ranked = sorted(devices, key=lambda site: (-sent[site], chosen.sites[site]))
-        shares = [SiteShare(chosen.sites[site], devices[site], sent[site]) for site in ranked[:MAX_SITES]]
+    for _, members in chosen.spans():
+        devices, sent = Tally[str](), Tally[str]()
+        for alike, count in chosen.counted(members):
+            devices[alike.site] += count
+            sent[alike.site] += count * bytes_of[alike.hardware]
+        ranked = sorted(devices, key=lambda site: (-sent[site], site))
+        shares = [SiteShare(site, devices[site], sent[site]) for site in ranked[:MAX_SITES]]
         if rest := ranked[MAX_SITES:]:
             shares.append(SiteShare(OTHERS, sum(devices[each] for each in rest), sum(sent[each] for each in rest)))
-        largest = max((count for site, count in devices.items() if chosen.sites[site]), default=0)
-        found.append(WaveLoad(sent.total(), shares, largest))
+        found.append(WaveLoad(sent.total(), shares, max((devices[site] for site in devices if site), default=0)))
     return found

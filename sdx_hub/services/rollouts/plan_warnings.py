@@ -22,10 +22,12 @@ class Neighbours(Struct, frozen=True):
 
     Attributes:
         must_pass: Releases that older devices have to pass through, the smallest first.
+        stranded: Devices that can get the release and run one that is older than it lets them go back to.
         rollouts: Ids of rollouts of the same product that go on.
     """
 
     must_pass: Sequence[str] = ()
+    stranded: int = 0
     rollouts: Sequence[str] = ()
 
 
@@ -48,7 +50,7 @@ def _of_members(chosen: Chosen) -> list[str]:
     if (nowhere := chosen.left_out.get("no_wave")) is not None:
         said.append(f"{_devices(nowhere.devices)} in no wave and will not get the release. End with the wave 100%.")
     first = chosen.waves[0].size
-    if absent := sum(chosen.absent[:first]):
+    if absent := sum(map(chosen.is_absent, range(first))):
         said.append(f"{absent} of the {first} devices of the first wave have not been heard of for a day.")
     return said
 
@@ -59,6 +61,11 @@ def _of_release(manifest: ReleaseManifest, neighbours: Neighbours) -> list[str]:
         said.append(
             "This release allows no way back: a device that has committed it refuses every older one, and a revert "
             "cannot reach it. A release that is built with --revert-to does allow it."
+        )
+    elif neighbours.stranded:
+        said.append(
+            f"{neighbours.stranded} of the devices run something older than this release lets them go back to (release "
+            f"counter {manifest.floor}): a revert cannot bring those back."
         )
     if neighbours.must_pass:
         steps = ", ".join(neighbours.must_pass)

@@ -30,8 +30,8 @@ from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout
 from sdx_hub.services.releases.release_rows import published_release
 from sdx_hub.services.rollouts.approving import approval_of, signed_by_two
-from sdx_hub.services.rollouts.choosing import SAMPLE, Chosen, choose
-from sdx_hub.services.rollouts.eligibility import SENTENCES
+from sdx_hub.services.rollouts.choosing import SAMPLE, Chosen, choose, matching
+from sdx_hub.services.rollouts.eligibility import SENTENCES, stranded_devices
 from sdx_hub.services.rollouts.history import median_update_s
 from sdx_hub.services.rollouts.link_loads import WaveLoad, bytes_by_hardware, loads
 from sdx_hub.services.rollouts.plan_warnings import Neighbours, warnings
@@ -84,7 +84,7 @@ class PlanningService:
         principal.require(Permission.READ)
         order, now = self.complete(order), self._clock.now()
         known = await self._know(order, now)
-        bytes_of = await bytes_by_hardware(self._blobs, known.manifest, known.chosen.hardwares)
+        bytes_of = await bytes_by_hardware(self._blobs, known.manifest, {kind.hardware for kind in known.chosen.kinds})
         sent = await asyncio.to_thread(loads, known.chosen, bytes_of)
         pace, assumptions = self._pace(order, known)
         spans = expected(
@@ -116,7 +116,7 @@ class PlanningService:
                 manifest=manifest,
                 chosen=chosen,
                 named=await _named(session, _to_name(chosen)),
-                neighbours=await _neighbours(session, release),
+                neighbours=await self._neighbours(session, order, release, manifest),
                 median_s=await median_update_s(session),
             )
 
@@ -137,6 +137,29 @@ class PlanningService:
         opened = () if order.urgent else tuple(windows.parse(text) for text in order.windows)
         return Pace(device_s, soak.seconds, limits.in_flight, limits.site_in_flight, opened), said
 
+    async def _neighbours(
+        self, session: AsyncSession, order: Order, release: Release, manifest: ReleaseManifest
+    ) -> Neighbours:
+        of_product = col(Release.product) == release.product
+        steps = select(col(Release.id)).where(
+            of_product,
+            col(Release.state) == "published",
+            col(Release.must_pass),
+            col(Release.release_counter) < release.release_counter,
+        )
+        others = select(col(Rollout.number)).where(
+            col(Rollout.product) == release.product, col(Rollout.state).in_(ACTIVE)
+        )
+        stranded = 0
+        if manifest.floor < manifest.release_counter:  # Else there is no way back for anybody.
+            meant = await matching(session, order, release, self._clock.now())
+            stranded = await stranded_devices(session, meant, release, manifest, downgrade=bool(order.downgrade))
+        return Neighbours(
+            must_pass=(await session.scalars(steps.order_by(col(Release.release_counter)))).all(),
+            stranded=stranded,
+            rollouts=[rollout_id(number) for number in await session.scalars(others.order_by(col(Rollout.number)))],
+        )
+
 
 def _approval(order: Order, release: Release) -> PlannedApproval:
     approval = approval_of(order, release)
@@ -148,20 +171,6 @@ def _approval(order: Order, release: Release) -> PlannedApproval:
     else:
         why = f"Only {signers[0]} signed the release" if signers else "Nobody is known to have signed the release"
     return PlannedApproval(signers, waits, f"{why}: somebody else has to approve the rollout (sdx rollout approve).")
-
-
-async def _neighbours(session: AsyncSession, release: Release) -> Neighbours:
-    steps = select(col(Release.id)).where(
-        col(Release.product) == release.product,
-        col(Release.state) == "published",
-        col(Release.must_pass),
-        col(Release.release_counter) < release.release_counter,
-    )
-    others = select(col(Rollout.number)).where(col(Rollout.product) == release.product, col(Rollout.state).in_(ACTIVE))
-    return Neighbours(
-        must_pass=(await session.scalars(steps.order_by(col(Release.release_counter)))).all(),
-        rollouts=[rollout_id(number) for number in await session.scalars(others.order_by(col(Rollout.number)))],
-    )
 
 
 def _to_name(chosen: Chosen) -> list[int]:
@@ -186,14 +195,16 @@ def _left_out(known: _Known) -> list[LeftOut]:
 def _waves(known: _Known, sent: Iterable[WaveLoad], spans: Iterable[Span]) -> list[PlannedWave]:
     chosen, found = known.chosen, []
     for number, ((wave, members), load, span) in enumerate(zip(chosen.spans(), sent, spans, strict=True), 1):
-        counted = Tally(chosen.stratum[members.start : members.stop])
+        strata = Tally[str]()
+        for alike, count in chosen.counted(members):
+            strata[chosen.strata[alike.stratum - 1]] += count
         found.append(
             PlannedWave(
                 wave=number,
                 label=wave.label,
                 devices=wave.size,
                 total=members.stop,
-                strata={chosen.strata[stratum]: devices for stratum, devices in counted.most_common()},
+                strata=dict(strata.most_common()),
                 first=[known.named[chosen.numbers[index]] for index in members[:SAMPLE]],
                 transported_bytes=load.transported_bytes,
                 sites=load.sites,

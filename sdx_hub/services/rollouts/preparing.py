@@ -128,14 +128,15 @@ class Preparer:
                 for wave, (_, span) in enumerate(chosen.spans(), 1)
                 for _ in range(max(span.start, start), min(span.stop, end))
             ]
+            kinds = [chosen.kinds[index] for index in chosen.alike[start:end]]
             new = rows_of(
                 session,
                 {
                     "number": (BigInteger(), chosen.numbers[start:end]),
                     "wave": (BigInteger(), waves),
                     "position": (BigInteger(), [index + 1 for index in part]),
-                    "stratum": (BigInteger(), [stratum + 1 for stratum in chosen.stratum[start:end]]),
-                    "site": (Text(), [chosen.sites[site] for site in chosen.site[start:end]]),
+                    "stratum": (BigInteger(), [alike.stratum for alike in kinds]),
+                    "site": (Text(), [alike.site for alike in kinds]),
                     "is_control": (Boolean(), [index in held.controls for index in part]),
                 },
             )
@@ -153,7 +154,7 @@ def controls_of(chosen: Chosen) -> list[int]:
     The first wave has none: while it is open, it is what they are compared with.
     """
     first = chosen.waves[0].size
-    heard = [index for index in range(first, len(chosen.numbers)) if not chosen.absent[index]]
+    heard = [index for index in range(first, len(chosen.numbers)) if not chosen.is_absent(index)]
     return heard[-MAX_CONTROLS:]
 
 
@@ -174,10 +175,13 @@ async def _begin(session: AsyncSession, row: Rollout, held: _Held) -> None:
         )
     for wave, (ordered, span) in enumerate(chosen.spans(), 1):
         session.add(RolloutWave(rollout=row.number, wave=wave, label=ordered.label, size=ordered.size))
-        for stratum, devices in Tally(chosen.stratum[span.start : span.stop]).items():
-            session.add(
-                RolloutTally(rollout=row.number, wave=wave, stratum=stratum + 1, state="queued", devices=devices)
-            )
+        tallies = Tally[int]()
+        for alike, count in chosen.counted(span):
+            tallies[alike.stratum] += count
+        session.add_all(
+            RolloutTally(rollout=row.number, wave=wave, stratum=stratum, state="queued", devices=devices)
+            for stratum, devices in tallies.items()
+        )
     session.add_all(
         RolloutStratum(rollout=row.number, stratum=stratum, name=name) for stratum, name in enumerate(chosen.strata, 1)
     )

@@ -290,6 +290,16 @@ async def test_warnings_of_the_release_and_its_neighbours(hub: Setup) -> None:
     assert not warned(plan, "steady@2.5.0")
 
 
+async def test_devices_that_cannot_go_back_all_the_way_are_counted(hub: Setup) -> None:
+    release = await hub.release("steady@2.0.0", hardware=("rpi4",), revert_counter=150)
+    await hub.device("far", runs={"steady": "1.4.9"})
+    await hub.device("near", runs={"steady": "1.5.0"})
+    await hub.device("none")
+    await hub.device("other", hardware="esp32", runs={"steady": "1.0.0"})
+    plan = await hub.plan(release, query='serial ~ "*"')
+    assert warned(plan, "1 of the devices run something older than this release lets them go back to")
+
+
 async def test_too_many_kinds_are_taken_together(hub: Setup) -> None:
     release = await hub.release("steady@2.0.0", revert_counter=100)
     for number in range(MAX_STRATA + 2):
