@@ -24,7 +24,7 @@ class Permission(StrEnum):
     APPROVE = "approve"
     """Yank releases, and bring new root and targets metadata in (both are verified by signature anyway)."""
     ADMINISTER = "administer"
-    """Tokens of people, the audit log."""
+    """Tokens of people, the audit log, webhooks."""
 
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
