@@ -38,7 +38,7 @@ RATES = 40
 """Over so many failure rates the stake is spread."""
 LEAST_ODDS = 3.0
 """The smallest of them has so many times the odds of the base rate: what is only a little worse than allowed is nothing
-to stop for, and a large fleet would show any such difference. At 2 % allowed, rates above about 3.5 % are noticed."""
+to stop for, and a large fleet would show any such difference. At 2 % allowed, rates above 3.7 % are noticed."""
 FROM_SWITCH = 2 / 3
 """This part of the stake counts devices from the switch on, the other from the offer on."""
 MOST = 1e300
@@ -99,8 +99,9 @@ def e_value(good: int, bad: int, allowed: float, base_rate: float) -> float:
         allowed: The largest rate of the null hypothesis.
         base_rate: The stake is spread over rates above this one, before any outcome is known.
     """
+    log_allowed, log_others = log(allowed), log1p(-allowed)
     terms = [
-        log_weight + (bad * (log_rate - log(allowed)) + good * (log_rest - log1p(-allowed)) if rate > allowed else 0.0)
+        log_weight + (bad * (log_rate - log_allowed) + good * (log_rest - log_others) if rate > allowed else 0.0)
         for rate, log_weight, log_rate, log_rest in _stake(base_rate)
     ]
     most = max(terms)
