@@ -19,6 +19,8 @@ from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.backup.archive import BackupFile
 from sdx_hub.services.backup.form import COLUMNS, Progress, TableForm, damaged, table_of
 from sdx_hub.services.devices.desired_state import mark, open_actions
+from sdx_hub.services.outcomes.superseding import NO_ROLLOUT
+from sdx_hub.services.rollouts.carrying import carry_over
 
 SKIPPED = 1_000_000
 """Desired states of each device: more than any hub makes between a backup and its loss."""
@@ -78,6 +80,7 @@ async def _begin_anew(connection: AsyncConnection, clock: Clock, file: BackupFil
         seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
         known = col(Device.state) != "revoked"
         count = await mark(session, seq, known, has_assignment=col(Device.has_assignment), step=SKIPPED)
+        await carry_over(session, seq, NO_ROLLOUT, SKIPPED)
         await open_actions(
             session, seq, clock.now(), ended="superseded", code="hub_restored", why="the hub was restored"
         )

@@ -15,13 +15,14 @@ _OFFER_OPEN: Final = (*IN_FLIGHT, "off_duty", "silent", "lost")
 _WAY_BACK_OPEN: Final = ("withdrawn", "reverting")
 
 
-async def carry_over(session: AsyncSession, seq: int, rollout: int) -> None:
+async def carry_over(session: AsyncSession, seq: int, rollout: int, step: int = 1) -> None:
     """Let them go on under the new action: it holds their releases as well, and the old one gets no result any more.
 
     Args:
         session: Of the unit of work that marked devices with `seq`, each of them once.
         seq: See `desired_state.mark`.
         rollout: The one that is the reason; its members are left alone.
+        step: What their desired state was counted up by.
     """
     version: Any = (
         select(col(Device.desired_version)).where(col(Device.number) == col(RolloutDevice.number)).scalar_subquery()
@@ -36,7 +37,7 @@ async def carry_over(session: AsyncSession, seq: int, rollout: int) -> None:
                 TOUCHED_ROWS,
                 col(RolloutDevice.rollout) != rollout,
                 col(RolloutDevice.state).in_(states),
-                getattr(RolloutDevice, column) == version - 1,
+                getattr(RolloutDevice, column) == version - step,
             )
             .values({column: version})
             .execution_options(synchronize_session=False)

@@ -9,7 +9,7 @@ from sqlmodel import col
 
 from firmware_schemas.device_api import ProgressReport, Result, ResultReport
 from firmware_schemas.ids import DeviceId
-from sdx_hub.domain.rollout.policy import Order, Soak
+from sdx_hub.domain.rollout.policy import Gate, Order, Soak
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.assignments import Action
 from sdx_hub.persistence.tables.devices import Device
@@ -27,6 +27,9 @@ from tests.unit.sdx_hub.services.conftest import OPERATOR, MovableClock
 from tests.unit.sdx_hub.services.crafts import Craft
 from tests.unit.sdx_hub.services.devices.test_fleet_state import add
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S, Rollouts
+
+NEVER = Gate(base_rate=0.49, pause_at=1e6, halt_at=1e6, critical=())
+"""It stops at nothing that a few devices do."""
 
 
 class Rolling(Rollouts):

@@ -2,15 +2,12 @@
 
 import pytest
 
-from sdx_hub.domain.rollout.policy import Gate
 from sdx_hub.persistence.database import Database
 from tests.unit.sdx_hub.services.conftest import MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
-from tests.unit.sdx_hub.services.rollouts.rolling import Rolling
+from tests.unit.sdx_hub.services.rollouts.rolling import NEVER, Rolling
 
 OLD, NEW = "nav@1.0.0", "nav@2.0.0"
-NEVER = Gate(base_rate=0.49, pause_at=1e6, halt_at=1e6, critical=())
-"""It stops at nothing that these few devices do."""
 
 
 @pytest.fixture

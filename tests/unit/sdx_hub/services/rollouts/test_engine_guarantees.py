@@ -21,8 +21,7 @@ from sdx_hub.services.rollouts.engine import RolloutEngine
 from tests.support.statements import Cut, cut_at, recorded
 from tests.unit.sdx_hub.services.conftest import START, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
-from tests.unit.sdx_hub.services.rollouts.rolling import Rolling
-from tests.unit.sdx_hub.services.rollouts.test_engine import NEVER
+from tests.unit.sdx_hub.services.rollouts.rolling import NEVER, Rolling
 
 OLD, NEW = "nav@1.0.0", "nav@2.0.0"
 STATEMENTS = 60

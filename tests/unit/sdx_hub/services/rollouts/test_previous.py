@@ -2,8 +2,7 @@
 
 from sdx_hub.persistence.database import Database
 from tests.unit.sdx_hub.services.conftest import MovableClock
-from tests.unit.sdx_hub.services.rollouts.rolling import Rolling
-from tests.unit.sdx_hub.services.rollouts.test_engine import NEVER
+from tests.unit.sdx_hub.services.rollouts.rolling import NEVER, Rolling
 
 FIRST, SECOND, THIRD = "nav@1.0.0", "nav@2.0.0", "nav@3.0.0"
 
