@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.support.fleet import FAST, Fleet, start_fleet
 from tests.support.hub import HubProcess
@@ -199,3 +200,31 @@ def test_who_may_listen(small: Fleet) -> None:
         assert client.get("/api/v1/webhooks").status_code == 403
         for query, headers in (("?type=*", {}), ("", {"last-event-id": "-1"}), ("", {"last-event-id": "x"})):
             assert client.get(f"{PATH}{query}", headers=headers).status_code == 400
+
+
+def test_a_rollout_is_told_of_as_it_goes_on(tmp_path: Path) -> None:
+    with start_fleet(tmp_path / "fleet", SDX_ROLLOUT_TICK_MS="100") as fleet, receiving() as receiver:
+        release = fleet.publish_next()
+        for number in range(3):
+            fleet.enrol_key(Ed25519PrivateKey.generate(), f"told-{number}")
+        with fleet.client() as client:
+            order = {"url": receiver.url, "types": ["rollout.*"]}
+            secret = client.post("/api/v1/webhooks", json=order).json()["secret"]
+            listener = Listener(fleet, query="?live=true&type=rollout.*")
+            made = client.post("/api/v1/rollouts", json={"release": release, "query": "serial ~ told-*"})
+            made.raise_for_status()
+            rollout = made.json()["id"]
+            until(lambda: [told for told in listener.events if told["data"].get("devices", {}).get("offered")])
+            client.post(f"/api/v1/rollouts/{rollout}/cancel", json={"reason": "enough"}).raise_for_status()
+            until(lambda: [told for told in listener.events if told["type"] == "rollout.cancelled"])
+            listener.stop()
+        stored = [told for told in listener.events if told["id"]]
+        assert {"rollout.created", "rollout.wave_opened", "rollout.cancelled"} <= {told["type"] for told in stored}
+        for told in stored:
+            assert told["subject"] == told["data"]["rollout"] == rollout
+            assert told["data"].keys() >= {"release", "state", "wave", "sentence"}
+        got = receiver.until(len(stored))
+        for each in got:
+            verify(secret, each.headers, each.body)
+        assert sorted(each.event["type"] for each in got) == sorted(told["type"] for told in stored)
+        assert {told["type"] for told in listener.events if not told["id"]} == {"rollout.progress"}
