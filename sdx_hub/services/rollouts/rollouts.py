@@ -7,35 +7,27 @@ possible in which state is a table (`domain.rollout.commands`). A command that c
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import structs
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import ConflictError
-from sdx_hub.domain.query import parse
 from sdx_hub.domain.rollout import counting
 from sdx_hub.domain.rollout.commands import Command, after
 from sdx_hub.domain.rollout.deciding import decide
 from sdx_hub.domain.rollout.facts import Accepted, Facts
-from sdx_hub.domain.rollout.ordering import seed_of
 from sdx_hub.domain.rollout.policy import Approval, Order
-from sdx_hub.domain.rollout.waves import Group, parse_waves
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.devices.fleet_state import FleetState
-from sdx_hub.services.devices.selecting import select_devices
-from sdx_hub.services.releases.release_rows import published_release
 from sdx_hub.services.rollouts import member_commands
 from sdx_hub.services.rollouts.applying import apply
-from sdx_hub.services.rollouts.approving import approval_of, bound_approval, refuse_same_person, signed_by_two
+from sdx_hub.services.rollouts.approving import bound_approval, refuse_same_person, signed_by_two
 from sdx_hub.services.rollouts.commanding import (
     BY_PERSON,
     Commanded,
@@ -47,10 +39,9 @@ from sdx_hub.services.rollouts.commanding import (
 )
 from sdx_hub.services.rollouts.planning import PlanningService
 from sdx_hub.services.rollouts.putting_back import revert_uncounted
-from sdx_hub.services.rollouts.rollout_rows import find_rollout, log_decision, order_of, rollout_id
+from sdx_hub.services.rollouts.rollout_rows import find_rollout, log_decision
+from sdx_hub.services.rollouts.starting import check_queries, create
 
-ROLLOUT_COUNTER: Final = "rollout"
-_GOES_ON: Final = ("approval", "preparing", "running", "paused")
 Check = Callable[[UnitOfWork, Rollout, Facts], Awaitable[None]]
 Then = Callable[[UnitOfWork, Rollout, datetime], Awaitable[int]]
 
@@ -85,33 +76,9 @@ class RolloutService:
         principal.require(Permission.OPERATE_DEVICES)
         order = self._planning.complete(order)
         async with self._database.reading() as session:
-            for query in _queries(order):
-                await select_devices(session, query, self._clock.now())
+            await check_queries(session, order, self._clock.now())
         async with self._database.unit_of_work() as uow:
-            session, now = uow.session, self._clock.now()
-            release, _ = await published_release(session, order.release)
-            await _refuse_second(session, order)
-            approval = approval_of(order, release)
-            waits = approval.kind == "second_person"
-            row = Rollout(
-                number=await uow.next_number(ROLLOUT_COUNTER),
-                release_id=release.id,
-                product=release.product,
-                state="approval" if waits else "preparing",
-                spec=msgspec.json.encode(order).decode(),
-                seed=seed_of(order),
-                priority=order.priority,
-                urgent=bool(order.urgent),
-                signatures=msgspec.json.encode(approval).decode(),
-                created_by=principal.name,
-                created_at=now,
-            )
-            row.reason = spoken(principal, f"ordered {release.id}", order.notes)
-            session.add(row)
-            await session.flush()
-            facts = await facts_now(uow, row, now)
-            decision = decided_by_person(facts, row.state, row.reason)
-            await log_decision(uow, row, principal.name, facts, decision, now, "create")
+            row = await create(uow, principal, order, self._clock.now())
             await uow.commit()
         return commanded(row)
 
@@ -341,34 +308,6 @@ def _closed(facts: Facts) -> Facts:
     """The facts, with the open wave closed."""
     waves = (structs.replace(wave, closed_at=facts.now) if wave.wave == facts.wave else wave for wave in facts.waves)
     return structs.replace(facts, waves=tuple(waves))
-
-
-def _queries(order: Order) -> list[str]:
-    """Every query of an order that is complete."""
-    groups = [wave.label for wave in parse_waves(order.waves) if isinstance(wave, Group)]
-    return [order.query, *groups] if order.query else groups
-
-
-async def _refuse_second(session: AsyncSession, order: Order) -> None:
-    """Return if no rollout of this release to these devices goes on."""
-    rows = await session.scalars(
-        select(Rollout)
-        .where(col(Rollout.release_id) == order.release, col(Rollout.state).in_(_GOES_ON))
-        .order_by(col(Rollout.number))
-    )
-    for row in rows:
-        if _canonical(order_of(row).query) == _canonical(order.query):
-            identity = rollout_id(row.number)
-            raise ConflictError(
-                f"{identity} brings {order.release} to these devices already, and is {row.state}. Watch that one: "
-                f"sdx rollout watch {identity}. Or cancel it first.",
-                "rollout_exists",
-                rollout=identity,
-            )
-
-
-def _canonical(query: str) -> str:
-    return str(parse(query)) if query else ""
 
 
 def _counted(devices: int) -> str:

@@ -25,12 +25,12 @@ async def hub(database: Database, clock: MovableClock) -> Rollouts:
     return hub
 
 
-async def offer_camera(hub: Rollouts, serial: str) -> None:
-    """What an offer of another product does before it opens the action."""
+async def offer(hub: Rollouts, serial: str, product: str = "camera") -> None:
+    """What an offer does before it opens the action."""
     async with hub.database.unit_of_work() as uow:
         seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
         await mark(uow.session, seq, col(Device.id) == hub.ids[serial], has_assignment=true())
-        await put_back_failed(uow.session, seq, "camera", hub.clock.now())
+        await put_back_failed(uow.session, seq, product, hub.clock.now())
         await uow.commit()
 
 
@@ -40,7 +40,7 @@ async def test_an_offer_of_another_product_takes_away_what_failed(hub: Rollouts,
         await hub.device(serial, GOOD)
         await hub.member(1, serial, state)
     before, other = await hub.assigned("S1"), await hub.assigned("S2")
-    await offer_camera(hub, "S1")
+    await offer(hub, "S1")
     failed = state in {"failed", "rolled_back", "refused"}
     assert await hub.assigned("S1") == ({"nav": GOOD} if failed else before)
     assert await hub.assigned("S2") == other
@@ -50,7 +50,7 @@ async def test_an_offer_of_another_product_takes_away_what_failed(hub: Rollouts,
 async def test_what_failed_goes_away_also_where_nothing_was_before_it(hub: Rollouts) -> None:
     await hub.device("S1")
     await hub.member(1, "S1", "failed")
-    await offer_camera(hub, "S1")
+    await offer(hub, "S1")
     assert await hub.assigned("S1") == {}
 
 
@@ -59,7 +59,7 @@ async def test_what_failed_again_goes_back_to_what_was_before_the_first_try(hub:
     await hub.member(1, "S1", "failed")
     await hub.rollout(2, BAD)
     await hub.member(2, "S1", "failed")
-    await offer_camera(hub, "S1")
+    await offer(hub, "S1")
     assert await hub.assigned("S1") == {"nav": GOOD}
 
 
@@ -68,5 +68,12 @@ async def test_what_another_release_took_the_place_of_stays_away(hub: Rollouts) 
     await hub.device("S1", GOOD)
     await hub.member(1, "S1", "failed")
     await hub.assigning.assign(OPERATOR, newer, ["S1"])
-    await offer_camera(hub, "S1")
+    await offer(hub, "S1")
     assert await hub.assigned("S1") == {"nav": newer}
+
+
+async def test_the_product_that_is_offered_is_left_to_the_offer(hub: Rollouts) -> None:
+    await hub.device("S1", GOOD)
+    await hub.member(1, "S1", "failed")
+    await offer(hub, "S1", "nav")
+    assert await hub.assigned("S1") == {"nav": BAD}
