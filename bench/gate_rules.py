@@ -127,4 +127,4 @@ PUBLISHED = (
     lvfs(5, 0.7),
 )
 DEFAULT = ours(Gate().base_rate, Gate().pause_at, Gate().halt_at)
-OURS = (DEFAULT, ours(0.02, 5, 5), ours(0.02, 20, 100), ours(0.03, 5, 20), ours(0.05, 5, 20))
+OURS = (DEFAULT, ours(0.02, 5, 5), ours(0.02, 20, 100), ours(0.03, 5, 20), ours(0.05, 5, 5))
