@@ -95,6 +95,7 @@ def why(session: Session, name: str) -> None:
         "last_seen_at": shown.get("last_seen_at"),
         "pin": places["pin"],
         "rollouts": places["rollouts"],
+        "left_out": places["left_out"],
         **msgspec.to_builtins(answer),
     }
 

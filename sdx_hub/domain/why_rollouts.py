@@ -5,9 +5,11 @@ from datetime import datetime
 
 from sdx_hub.domain.answers import Answer
 from sdx_hub.domain.rollout.explaining_members import of_member
+from sdx_hub.domain.rollout.left_out import of_left_out
 from sdx_hub.domain.rollout.standing import DeviceRollouts, Membership, Pin
 from sdx_hub.domain.rollout.states import BACK, BAD, ENDED, IN_FLIGHT
 
+_IDLE = ("up_to_date", "not_assigned")
 _DECISIVE = (*BAD, "off_duty", "revert_failed")
 """Members' states that say more than the device's own action does."""
 _ORDER = (*IN_FLIGHT, *BACK, *_DECISIVE, "queued", "pinned", "skipped", "withdrawn", "superseded", "committed")
@@ -43,6 +45,13 @@ def with_rollouts(base: Answer, name: str, found: DeviceRollouts, now: datetime)
             verdict, changes = answer.verdict, [*answer.changes, *changes]
         else:
             changes = [*answer.changes, *changes]
+    for each in found.left_out:
+        answer = of_left_out(each, name)
+        # A pin is told with its reason below.
+        if each.code != "pinned":
+            reasons, changes = [*reasons, *answer.reasons], [*changes, *answer.changes]
+        if answer.verdict == "planned" and verdict in _IDLE:
+            verdict = "planned"
     if found.pin is not None:
         reasons.insert(0, _pinned(found.pin))
         changes.insert(0, f"sdx device unpin {name}")

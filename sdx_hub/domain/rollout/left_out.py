@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sdx_hub.domain.answers import Answer
+from sdx_hub.domain.rollout.standing import Outsider
 
 NO_MATCH: Final = "no_match"
 CODES: Final[Mapping[str, tuple[str, str]]] = {
@@ -37,23 +38,22 @@ CODES: Final[Mapping[str, tuple[str, str]]] = {
 """By code of `services.rollouts.eligibility`: a sentence, and what helps."""
 
 
-def of_left_out(rollout: str, serial: str, code: str, *, join: bool) -> Answer:
+def of_left_out(found: Outsider, serial: str) -> Answer:
     """Say why a device is no member.
 
     Args:
-        rollout: `ro-3`.
+        found: The rollout and the code.
         serial: The device's.
-        code: Why it could not become one now; empty where it could.
-        join: Whether the rollout takes devices in that match later.
 
     Returns:
         The verdict is `left_out`, or `planned` for one that will join.
     """
-    if code in CODES:
+    rollout = found.rollout
+    if found.code in CODES:
         words = {"id": rollout, "serial": serial}
-        because, change = (each.format_map(words) for each in CODES[code])
+        because, change = (each.format_map(words) for each in CODES[found.code])
         return Answer("left_out", (f"{serial} is no member of {rollout}.", because), (change,) if change else ())
-    if join:
+    if found.join:
         return Answer("planned", (f"{serial} matches, and joins the last wave of {rollout}.",), ("Wait a moment.",))
     return Answer(
         "left_out",

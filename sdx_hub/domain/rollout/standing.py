@@ -118,11 +118,31 @@ class Pin(Struct, frozen=True):
     pinned_at: datetime
 
 
+class Outsider(Struct, frozen=True):
+    """A rollout that goes on without a device.
+
+    Attributes:
+        code: Why the device could not become a member now (see `left_out`); empty where it could.
+        join: Whether the rollout takes devices in that match later.
+    """
+
+    rollout: str
+    release: str
+    code: str
+    join: bool
+
+
 class DeviceRollouts(Struct, frozen=True):
-    """A device's places in rollouts, the newest first: where one goes on, and where one ever offered it something."""
+    """A device's places in rollouts.
+
+    Attributes:
+        rollouts: The newest first: where one goes on, and where one ever offered it something.
+        left_out: Rollouts that go on and whose query it matches, without being a member.
+    """
 
     pin: Pin | None
     rollouts: tuple[Membership, ...]
+    left_out: tuple[Outsider, ...] = ()
 
 
 NOWHERE = DeviceRollouts(None, ())

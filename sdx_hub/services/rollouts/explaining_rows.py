@@ -2,27 +2,21 @@
 
 from datetime import datetime
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col
 
-from firmware_schemas.release import decode_manifest
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.answers import Answer
 from sdx_hub.domain.errors import NotFound
 from sdx_hub.domain.rollout.explaining import of_rollout, of_wave
 from sdx_hub.domain.rollout.explaining_members import of_member
-from sdx_hub.domain.rollout.left_out import NO_MATCH, of_left_out
+from sdx_hub.domain.rollout.left_out import of_left_out
 from sdx_hub.persistence.database import Database
-from sdx_hub.persistence.tables.devices import Device
-from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice, RolloutWave
 from sdx_hub.services.devices.device_rows import find_device
-from sdx_hub.services.devices.selecting import select_devices
-from sdx_hub.services.rollouts.eligibility import ELIGIBLE, eligibility
 from sdx_hub.services.rollouts.memberships import membership
-from sdx_hub.services.rollouts.rollout_rows import find_rollout, order_of, rollout_id
+from sdx_hub.services.rollouts.outsiders import left_out
+from sdx_hub.services.rollouts.rollout_rows import find_rollout, rollout_id
 from sdx_hub.services.rollouts.standings import count_members, standing_now, wave_standing
 
 _WITHOUT_MEMBERS = ("approval", "preparing")
@@ -71,15 +65,4 @@ async def _of_device(session: AsyncSession, row: Rollout, name: str, now: dateti
         return of_member(await membership(session, member, now), now)
     if row.state in _WITHOUT_MEMBERS:
         return of_rollout(await standing_now(session, row, now))
-    order = order_of(row)
-    mine, code = col(Device.number) == device.number, ""
-    if order.query:
-        matching = (await select_devices(session, order.query, now)).condition
-        code = "" if await session.scalar(select(col(Device.number)).where(mine, matching)) else NO_MATCH
-    if not code:
-        release = await session.get_one(Release, row.release_id)
-        allowed = await eligibility(
-            session, release, decode_manifest(release.manifest), downgrade=bool(order.downgrade)
-        )
-        code = str(await session.scalar(select(allowed).where(mine)))
-    return of_left_out(rollout_id(row.number), device.serial, "" if code == ELIGIBLE else code, join=order.join)
+    return of_left_out(await left_out(session, row, device.number, now), device.serial)

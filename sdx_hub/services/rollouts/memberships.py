@@ -2,13 +2,14 @@
 
 from datetime import datetime
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import BadInput
+from sdx_hub.domain.rollout.left_out import NO_MATCH
 from sdx_hub.domain.rollout.standing import DeviceRollouts, Hold, Member, Membership, Pin
 from sdx_hub.domain.rollout.states import ENDED, MEMBER_STATES
 from sdx_hub.persistence.database import Database
@@ -17,9 +18,11 @@ from sdx_hub.persistence.tables.rollouts import IN_FLIGHT_ROWS, TOUCHED_ROWS, De
 from sdx_hub.services.devices.device_rows import find_device
 from sdx_hub.services.devices.previewing import QUERY_DEADLINE_S
 from sdx_hub.services.paging import Page, cut, decode_cursor, encode_cursor
+from sdx_hub.services.rollouts.outsiders import left_out
 from sdx_hub.services.rollouts.rollout_rows import find_rollout, order_of, rollout_id
 from sdx_hub.services.rollouts.standings import members, standing_now
 
+_GO_ON = ("running", "paused", "halted")
 MOST = 20
 """Rollouts that are shown of a device, beside those that go on."""
 
@@ -82,7 +85,12 @@ class MembershipService:
             pin = await session.get(DevicePin, number)
             rows = await session.scalars(_places(number))
             found = [await membership(session, row, now) for row in rows]
-        return DeviceRollouts(Pin(pin.reason, pin.pinned_by, pin.pinned_at) if pin else None, tuple(found))
+            others = [await left_out(session, row, number, now) for row in await session.scalars(_without(number))]
+        return DeviceRollouts(
+            Pin(pin.reason, pin.pinned_by, pin.pinned_at) if pin else None,
+            tuple(found),
+            tuple(each for each in others if each.code != NO_MATCH),
+        )
 
 
 async def membership(session: AsyncSession, row: RolloutDevice, now: datetime) -> Membership:
@@ -104,6 +112,14 @@ def _places(number: int) -> Select[RolloutDevice]:
         select(RolloutDevice)
         .where(mine, or_(col(RolloutDevice.rollout).in_(going_on), col(RolloutDevice.rollout).in_(touched.limit(MOST))))
         .order_by(col(RolloutDevice.rollout).desc())
+    )
+
+
+def _without(number: int) -> Select[Rollout]:
+    """Rollouts that go on and have members, of whom the device is none."""
+    member = exists().where(col(RolloutDevice.rollout) == col(Rollout.number), col(RolloutDevice.number) == number)
+    return (
+        select(Rollout).where(col(Rollout.state).in_(_GO_ON), ~member).order_by(col(Rollout.number).desc()).limit(MOST)
     )
 
 

@@ -13,7 +13,16 @@ from sdx_hub.domain.rollout.commands import TABLE
 from sdx_hub.domain.rollout.explaining import of_rollout, of_wave
 from sdx_hub.domain.rollout.explaining_members import of_member
 from sdx_hub.domain.rollout.left_out import NO_MATCH, of_left_out
-from sdx_hub.domain.rollout.standing import DeviceRollouts, Hold, Member, Membership, Pin, Standing, WaveStanding
+from sdx_hub.domain.rollout.standing import (
+    DeviceRollouts,
+    Hold,
+    Member,
+    Membership,
+    Outsider,
+    Pin,
+    Standing,
+    WaveStanding,
+)
 from sdx_hub.domain.rollout.states import BAD, ENDED, IN_FLIGHT, MEMBER_STATES, ROLLOUT_STATES
 from sdx_hub.services.rollouts.eligibility import SENTENCES
 
@@ -205,6 +214,13 @@ def test_a_member_in_its_own_words(state: str, words: str) -> None:
         ("lost", "lost_contact", "The last that was heard of it"),
         ("rolled_back", "trial_starts_used_up", "did not stay up on trial"),
         ("revert_failed", "revert_not_allowed", "allows no way back to nav@1.3.0"),
+        ("revert_failed", "previous_not_published", "nav@1.3.0 is not published any more"),
+        ("revert_failed", "nothing_before", "Nothing of the product was known of it before"),
+        ("revert_failed", "device_pinned", "pinned to what it has committed"),
+        ("reverted", "assigned_otherwise", "left it alone. | It is to run what it was assigned since."),
+        ("reverted", "nothing_before", "is not assigned to it any more"),
+        ("reverted", "is_back", "had been taken back before"),
+        ("withdrawn", "rollout_halted", "was halted"),
         ("failed", "budget_exhausted", "raise it in agent.toml"),
         ("failed", "disk_full", "The code is disk_full."),
         ("skipped", "by_person", "A person said so."),
@@ -341,7 +357,7 @@ def test_lengths_of_time(length: timedelta, words: str) -> None:
 @pytest.mark.parametrize("code", [*SENTENCES, NO_MATCH])
 @pytest.mark.parametrize("join", [True, False])
 def test_a_device_that_is_left_out(code: str, join: bool) -> None:
-    answer = of_left_out("ro-3", "craft-01", code, join=join)
+    answer = of_left_out(Outsider("ro-3", "nav@1.4.0", code, join), "craft-01")
     assert answer.verdict == "left_out"
     assert answer.reasons[0] == "craft-01 is no member of ro-3."
     assert len(answer.reasons) == 2
@@ -350,5 +366,20 @@ def test_a_device_that_is_left_out(code: str, join: bool) -> None:
 
 
 def test_a_device_that_matches_now() -> None:
-    assert of_left_out("ro-3", "craft-01", "", join=True).verdict == "planned"
-    assert "--join" in text(of_left_out("ro-3", "craft-01", "", join=False))
+    joins, stays = (Outsider("ro-3", "nav@1.4.0", "", join) for join in (True, False))
+    assert of_left_out(joins, "craft-01").verdict == "planned"
+    assert "--join" in text(of_left_out(stays, "craft-01"))
+    asked = why.explain(DEVICE, [], NOW, DeviceRollouts(None, (), (joins,)))
+    assert (asked.verdict, asked.reasons[-1]) == ("planned", "craft-01 matches, and joins the last wave of ro-3.")
+    busy = why.explain(UPDATING, [], NOW, DeviceRollouts(None, (place("trial"),), (joins,)))
+    assert busy.verdict == "updating"
+
+
+def test_a_device_is_told_which_rollout_goes_on_without_it() -> None:
+    asked = why.explain(
+        DEVICE, [], NOW, DeviceRollouts(None, (), (Outsider("ro-3", "nav@1.4.0", "newer_runs", False),))
+    )
+    assert (asked.verdict, asked.reasons[-1]) == ("up_to_date", "It runs a newer release of the product.")
+    pin = Pin("It flies for the museum.", "olga", NOW)
+    pinned = why.explain(DEVICE, [], NOW, DeviceRollouts(pin, (), (Outsider("ro-3", "nav@1.4.0", "pinned", False),)))
+    assert text(pinned).count("pinned") == 1

@@ -11,6 +11,7 @@ from sdx_hub.domain.rollout.policy import Gate, Limits, Soak
 from sdx_hub.domain.rollout.standing import Membership
 from sdx_hub.persistence.database import Database
 from sdx_hub.services.devices.devices import DeviceService
+from sdx_hub.services.devices.saved_filters import FilterService
 from sdx_hub.services.rollouts.evidence import EvidenceService
 from sdx_hub.services.rollouts.explaining_rows import ExplainingService
 from sdx_hub.services.rollouts.memberships import MembershipService
@@ -146,9 +147,26 @@ async def test_it_is_in_no_wave(hub: Asked) -> None:
     await hub.begin(2, CAMERA)
     await hub.craft("later", assigned=OLD)
     assert "did not when the list of devices was written" in (await hub.about(2, device="later")).reasons[1]
+    places = await hub.memberships.of_device(VIEWER, "has it")
+    assert [(each.rollout, each.code) for each in places.left_out] == [("ro-1", "has_it")]
+    assert [each.rollout.id for each in places.rollouts] == ["ro-2"]
+    places = await hub.memberships.of_device(VIEWER, "later")
+    assert [(each.rollout, each.code) for each in places.left_out] == [("ro-2", "")], (
+        "what it does not match is no news"
+    )
     for about in ({"device": "nobody"}, {"wave": 9}):
         with pytest.raises(NotFound):
             await hub.about(1, **about)
+
+
+async def test_a_filter_that_was_deleted_meanwhile(hub: Asked) -> None:
+    filters = FilterService(hub.database, hub.clock)
+    await filters.save(OPERATOR, "north", "serial = A")
+    await hub.craft("A", "B", assigned=OLD)
+    await hub.begin(1, NEW, query="filter(north)")
+    await filters.delete(OPERATOR, "north")
+    assert (await hub.memberships.of_device(VIEWER, "B")).left_out == ()
+    assert "does not match the query" in (await hub.about(1, device="B")).reasons[1]
 
 
 async def test_a_version_of_it_is_another_one_whenever_something_is(hub: Asked) -> None:
