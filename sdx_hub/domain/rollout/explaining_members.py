@@ -90,6 +90,15 @@ _CODES: Mapping[str, tuple[str, str]] = {
         "It has committed {release}, whose signed manifest allows no way back to {previous}.",
         "Publish a release with a larger counter: it is the only way on.",
     ),
+    "previous_not_published": ("It has committed {release}, and {previous} is not published any more.", ""),
+    "nothing_before": ("Nothing of the product was known of it before.", ""),
+    "is_back": ("Its offer had been taken back before.", ""),
+    "device_pinned": ("It is pinned to what it has committed.", "sdx device unpin {serial}"),
+    "device_revoked": ("It was revoked: nothing is told to it any more.", ""),
+    "assigned_otherwise": ("It is to run what it was assigned since.", ""),
+    "rollout_halted": ("The rollout was halted.", ""),
+    "rollout_cancelled": ("The rollout was cancelled.", ""),
+    "rollout_reverting": ("Another rollout of the same release was reverted.", ""),
     "retried": ("A person had it tried again.", ""),
     "resumed": ("Its offer was taken back, and the rollout was resumed.", ""),
     "unpinned": ("It was pinned, and is not any more.", ""),
@@ -102,6 +111,12 @@ _CODES: Mapping[str, tuple[str, str]] = {
     "trial_starts_used_up": ("It did not stay up on trial, again and again.", ""),
 }
 """Codes that the hub gives, or that weigh more: a sentence, and what helps."""
+
+_INSTEAD: Mapping[tuple[str, str], str] = {
+    ("reverted", "assigned_otherwise"): "{id} was reverted, and left it alone.",
+    ("reverted", "nothing_before"): "{id} was reverted: {offered} is not assigned to it any more.",
+}
+"""What is said in place of the state's sentence, by state and code."""
 
 _HOLDS: Mapping[str, tuple[str, str]] = {
     "other_rollout": ("{hold} has it first: one update at a time on a device.", "The end of its update in {hold}."),
@@ -126,6 +141,7 @@ def of_member(membership: Membership, now: datetime) -> Answer:
     rollout, member = membership.rollout, membership.member
     words = words_of(rollout) | _words(membership)
     verdict, sentence, change = _STATES[member.state]
+    sentence = _INSTEAD.get((member.state, member.code), sentence)
     more, helps = _of_code(member)
     reasons, changes = (
         [each.format_map(words) for each in part if each] for part in ((sentence, more), (helps, change))
