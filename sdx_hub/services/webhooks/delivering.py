@@ -35,7 +35,8 @@ class DeliveryWorker:
 
     async def look(self) -> None:
         """Begin with whatever is due, one message at a time for each receiver."""
-        await self._queue.fill()
+        if not await self._queue.fill():
+            return
         for webhook in await self._queue.waiting():
             if webhook not in self._at_work:
                 self._at_work[webhook] = asyncio.create_task(self._deliver_all(webhook), name=f"webhook {webhook}")

@@ -60,15 +60,15 @@ class DeliveryQueue:
         self._database = database
         self._clock = clock
 
-    async def fill(self) -> None:
-        """Make deliveries of the events that happened since the last time."""
+    async def fill(self) -> bool:
+        """Make deliveries of the events that happened since the last time; return whether there is any webhook."""
         behind = select(func.min(Webhook.sent_through)).where(col(Webhook.disabled_at).is_(None))
         while True:
             async with self._database.reading() as session:
                 least = await session.scalar(behind)
                 newest = await session.scalar(select(func.max(HubEvent.id))) or 0
             if least is None or least >= newest:
-                return
+                return least is not None
             async with self._database.unit_of_work() as uow:
                 await _fill(uow.session, self._clock.now())
                 await uow.commit()
