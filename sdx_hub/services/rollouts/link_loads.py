@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from firmware_schemas.release import Component, ReleaseManifest, hardware_fits
 from sdx_hub.adapters.blobs import BlobReader
+from sdx_hub.domain.rollout.arranging import Chosen
 from sdx_hub.services.devices.previewing import OTHERS
-from sdx_hub.services.rollouts.choosing import Chosen
 from sdx_hub.services.rollouts.plans import SiteShare
 
 MAX_SITES: Final = 50

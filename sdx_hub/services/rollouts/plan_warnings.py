@@ -6,11 +6,11 @@ from typing import Final
 from msgspec import Struct
 
 from firmware_schemas.release import ReleaseManifest
+from sdx_hub.domain.rollout.arranging import Chosen
 from sdx_hub.domain.rollout.completing import Defaults
 from sdx_hub.domain.rollout.kinds import MAX_STRATA, OTHERS
 from sdx_hub.domain.rollout.policy import Order
 from sdx_hub.domain.rollout.waves import parse_waves
-from sdx_hub.services.rollouts.choosing import Chosen
 from sdx_hub.services.rollouts.preparing import controls_of
 
 HIGH_BASE_RATE: Final = 0.1

@@ -17,6 +17,7 @@ from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.query import parse
 from sdx_hub.domain.rollout import windows
+from sdx_hub.domain.rollout.arranging import SAMPLE, Chosen
 from sdx_hub.domain.rollout.completing import Defaults, complete
 from sdx_hub.domain.rollout.estimating import ASSUMED_INSTALL_S, Load, Pace, Span, expected
 from sdx_hub.domain.rollout.ordering import seed_of
@@ -30,7 +31,7 @@ from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout
 from sdx_hub.services.releases.release_rows import published_release
 from sdx_hub.services.rollouts.approving import approval_of, signed_by_two
-from sdx_hub.services.rollouts.choosing import SAMPLE, Chosen, choose, matching
+from sdx_hub.services.rollouts.choosing import choose, matching
 from sdx_hub.services.rollouts.eligibility import SENTENCES, stranded_devices
 from sdx_hub.services.rollouts.history import median_update_s
 from sdx_hub.services.rollouts.link_loads import WaveLoad, bytes_by_hardware, loads

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from sdx_hub.adapters.clock import Clock
+from sdx_hub.domain.rollout.arranging import Chosen
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.deadlines import deadline
 from sdx_hub.persistence.number_lists import among
@@ -28,7 +29,7 @@ from sdx_hub.persistence.row_lists import rows_of
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice, RolloutStratum, RolloutTally, RolloutWave
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.releases.release_rows import find_release
-from sdx_hub.services.rollouts.choosing import Chosen, choose
+from sdx_hub.services.rollouts.choosing import choose
 from sdx_hub.services.rollouts.rollout_rows import order_of
 
 CHUNK: Final = 10_000
