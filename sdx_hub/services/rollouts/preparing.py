@@ -5,8 +5,9 @@ number is in the rollout's row: members are only ever written from the snapshot 
 another one, after a crash or as the next leader, puts its own name there, takes the members of the earlier snapshot
 away and begins again. So there are never members of two snapshots, and none twice.
 
-    async with a reading:          await preparer.look_up(number)
-    async with a unit of work:     done = await preparer.step(uow, row)
+    await preparer.look_up(number)                  # reads
+    async with database.unit_of_work() as uow:      # until it is done
+        done = await preparer.step(uow, row)
 """
 
 import secrets
