@@ -10,6 +10,7 @@ from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device, InstalledComponent
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import TOUCHED_ROWS, RolloutDevice
+from sdx_hub.services.outcomes.from_reports import MUST_PASS_DONE
 
 _Earlier: Any = aliased(RolloutDevice)
 
@@ -48,6 +49,7 @@ def last_good(product: str) -> Any:
         TOUCHED_ROWS,
         _Earlier.offered == current,
         _Earlier.state != "committed",
+        _Earlier.code != MUST_PASS_DONE,  # That one did commit it, and is queued for what comes after it.
     )
     before = select(_Earlier.previous).where(*unproven).order_by(_Earlier.rollout.desc()).limit(1).scalar_subquery()
     return case((exists().where(*unproven), before), else_=func.coalesce(current, runs))

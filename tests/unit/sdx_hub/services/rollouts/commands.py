@@ -10,6 +10,7 @@ from sdx_hub.domain.access import Principal
 from sdx_hub.domain.rollout.policy import Order
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.audit import AuditEntry
+from sdx_hub.persistence.tables.devices import InstalledComponent
 from sdx_hub.persistence.tables.events import HubEvent
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDecision
@@ -45,6 +46,23 @@ class Commands(Rolling):
     async def manifest(self, release: str) -> bytes:
         async with self.database.reading() as session:
             return bytes((await session.get_one(Release, release)).manifest)
+
+    async def runs(self, serial: str, release: str) -> None:
+        """Its inventory says so."""
+        product, _, version = release.partition("@")
+        counter = int(version.replace(".", ""))
+        part = InstalledComponent(
+            device_id=self.ids[serial],
+            name="server",
+            type="file",
+            product=product,
+            version=version,
+            release_counter=counter,
+            sha256="ab" * 32,
+        )
+        async with self.database.unit_of_work() as uow:
+            await uow.session.merge(part)
+            await uow.commit()
 
     async def start(self, release: str, principal: Principal = OPERATOR, **order: Any) -> Commanded:
         return await self.service.start(principal, Order(release=release, **order))

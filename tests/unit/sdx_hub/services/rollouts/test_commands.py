@@ -394,6 +394,32 @@ async def test_a_revert_brings_every_touched_device_back_and_says_who_cannot(hub
     assert (await hub.members(1))["H"] == ("reverted", "")
 
 
+async def test_a_revert_after_a_step_that_must_be_passed_goes_back_to_that_step(hub: Commands) -> None:
+    """Further back it could not go: it has committed the step, and with it the step's floor."""
+    step = await hub.signed("nav@1.5.0", *TWO)
+    await hub.change_release(step, must_pass=True)
+    await hub.craft("S1", "S2", assigned=OLD)
+    for serial in ("S1", "S2"):
+        await hub.runs(serial, OLD)
+    await hub.start(NEW, waves=("100%",), gate=NEVER)
+    await hub.tick(3)
+    assert await hub.assigned("S1") == {"nav": step}
+    await hub.ends("S1")
+    await hub.runs("S1", step)
+    assert (await hub.members(1))["S1"] == ("queued", "must_pass_done")
+    await hub.give("pause", 1)
+    await hub.give("resume", 1)
+    await hub.tick()
+    assert await hub.assigned("S1") == {"nav": NEW}
+    await hub.ends("S1", "failed")
+    await hub.give("revert", 1)
+    await hub.tick()
+    assert await hub.assigned("S1") == {"nav": step}
+    assert await hub.assigned("S2") == {"nav": OLD}
+    assert await hub.counts(1) == {"reverting": 2}
+    await hub.check(1)
+
+
 async def test_a_revert_finds_who_is_queued_again_after_an_offer(hub: Commands) -> None:
     await hub.craft("S1", "S2", "S3", assigned=OLD)
     await hub.start(NEW, waves=("100%",))

@@ -1,5 +1,6 @@
 """Single members: tried again, left out."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -107,6 +108,25 @@ async def test_who_was_assigned_something_else_is_left_out_and_keeps_that(hub: C
 
 
 @pytest.mark.parametrize("command", ["retry", "skip"])
+async def polled(hub: Commands, serial: str) -> int:
+    """The desired version that the device's next poll is told."""
+    slot = await hub.fleet.find(hub.crafts[serial].token.encode())
+    assert slot is not None
+    return int(json.loads(hub.fleet.memory.answer(slot))["desired_version"])
+
+
+@pytest.mark.parametrize("command", ["skip", "revert"])
+async def test_the_next_poll_tells_of_what_a_command_took_back(hub: Commands, command: str) -> None:
+    await hub.rollout(1, NEW, "paused")
+    await hub.member(1, "S1", "offered")
+    if command == "revert":
+        await hub.become(1, "S1", "queued")
+    await hub.fleet.load()
+    assert await polled(hub, "S1") == 2
+    await hub.give(command, 1, **({"devices": ["S1"]} if command == "skip" else {}))
+    assert await polled(hub, "S1") == 3
+
+
 async def test_one_name_that_is_wrong_changes_nothing(hub: Commands, command: str) -> None:
     await hub.rollout(1, NEW, "paused")
     await hub.member(1, "S1", "failed" if command == "retry" else "offered")
