@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import case, exists, func, select
+from sqlalchemy import case, exists, func, or_, select
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
@@ -13,6 +13,8 @@ from sdx_hub.persistence.tables.rollouts import TOUCHED_ROWS, RolloutDevice
 from sdx_hub.services.outcomes.from_reports import MUST_PASS_DONE
 
 _Earlier: Any = aliased(RolloutDevice)
+_Step: Any = aliased(Release)
+_Before: Any = aliased(Release)
 
 
 def last_good(product: str) -> Any:
@@ -44,12 +46,17 @@ def last_good(product: str) -> Any:
         .limit(1)
         .scalar_subquery()
     )
+    # A step that had to be passed is committed, and its member queued for what comes after it. That one goes back to
+    # where it began if the step lets it, else to the step.
+    leads_back = exists().where(
+        _Step.id == _Earlier.offered, _Before.id == _Earlier.previous, _Step.revert_counter <= _Before.release_counter
+    )
     unproven = (
         _Earlier.number == col(RolloutDevice.number),
         TOUCHED_ROWS,
         _Earlier.offered == current,
         _Earlier.state != "committed",
-        _Earlier.code != MUST_PASS_DONE,  # That one did commit it, and is queued for what comes after it.
+        or_(_Earlier.code != MUST_PASS_DONE, leads_back),
     )
     before = select(_Earlier.previous).where(*unproven).order_by(_Earlier.rollout.desc()).limit(1).scalar_subquery()
     return case((exists().where(*unproven), before), else_=func.coalesce(current, runs))

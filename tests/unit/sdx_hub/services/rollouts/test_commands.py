@@ -394,9 +394,11 @@ async def test_a_revert_brings_every_touched_device_back_and_says_who_cannot(hub
     assert (await hub.members(1))["H"] == ("reverted", "")
 
 
-async def test_a_revert_after_a_step_that_must_be_passed_goes_back_to_that_step(hub: Commands) -> None:
-    """Further back it could not go: it has committed the step, and with it the step's floor."""
-    step = await hub.signed("nav@1.5.0", *TWO)
+@pytest.mark.parametrize("leads_back", [False, True])
+async def test_a_revert_after_a_step_that_must_be_passed_goes_as_far_back_as_the_step_lets_it(
+    hub: Commands, leads_back: bool
+) -> None:
+    step = await hub.signed("nav@1.5.0", *TWO, back_to=100 if leads_back else None)
     await hub.change_release(step, must_pass=True)
     await hub.craft("S1", "S2", assigned=OLD)
     for serial in ("S1", "S2"):
@@ -414,7 +416,7 @@ async def test_a_revert_after_a_step_that_must_be_passed_goes_back_to_that_step(
     await hub.ends("S1", "failed")
     await hub.give("revert", 1)
     await hub.tick()
-    assert await hub.assigned("S1") == {"nav": step}
+    assert await hub.assigned("S1") == {"nav": OLD if leads_back else step}
     assert await hub.assigned("S2") == {"nav": OLD}
     assert await hub.counts(1) == {"reverting": 2}
     await hub.check(1)
