@@ -107,7 +107,6 @@ async def test_who_was_assigned_something_else_is_left_out_and_keeps_that(hub: C
     assert (await hub.action("S1"))[0] == 3
 
 
-@pytest.mark.parametrize("command", ["retry", "skip"])
 async def polled(hub: Commands, serial: str) -> int:
     """The desired version that the device's next poll is told."""
     slot = await hub.fleet.find(hub.crafts[serial].token.encode())
@@ -127,6 +126,7 @@ async def test_the_next_poll_tells_of_what_a_command_took_back(hub: Commands, co
     assert await polled(hub, "S1") == 3
 
 
+@pytest.mark.parametrize("command", ["retry", "skip"])
 async def test_one_name_that_is_wrong_changes_nothing(hub: Commands, command: str) -> None:
     await hub.rollout(1, NEW, "paused")
     await hub.member(1, "S1", "failed" if command == "retry" else "offered")
