@@ -115,7 +115,7 @@ def _stake(base_rate: float) -> tuple[tuple[float, float, float, float], ...]:
 
     Parts are as the fourth roots of the rates, a density of `r ** -0.75`: much is on the smaller ones, where most bad
     releases are, and enough on those near 1 that the first device, if it fails, pauses. Chosen by exact distributions
-    of the stopping time and by simulation: docs/adr/0020-the-gate.md.
+    of the stopping time and by simulation: docs/adr/0021-the-gate.md.
     """
     least = LEAST_ODDS * base_rate / (1 - base_rate + LEAST_ODDS * base_rate)
     step = -log(least) / RATES
