@@ -1,8 +1,13 @@
 """What members become by what their devices report, early, late and twice."""
 
 import pytest
+from sqlalchemy import true
 
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER
+from sdx_hub.services.devices.desired_state import mark, open_actions
+from sdx_hub.services.outcomes.superseding import NO_ROLLOUT
+from sdx_hub.services.rollouts.carrying import carry_over
 from tests.unit.sdx_hub.services.conftest import OPERATOR, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
 from tests.unit.sdx_hub.services.rollouts.rolling import NEVER, Rolling
@@ -119,3 +124,16 @@ async def test_a_yank_takes_open_offers_and_halts(hub: Rolling) -> None:
     row = await hub.rollout_row(1)
     assert (row.state, row.code) == ("halted", "release_not_published")
     await hub.check(1)
+
+
+async def test_offers_go_on_where_a_restored_hub_skips_desired_versions(hub: Rolling) -> None:
+    await hub.begin(1, NEW, gate=NEVER)
+    async with hub.database.unit_of_work() as uow:
+        seq = await uow.next_number(DEVICE_CHANGE_COUNTER)
+        await mark(uow.session, seq, true(), has_assignment=true(), step=1_000)
+        await carry_over(uow.session, seq, NO_ROLLOUT, 1_000)
+        await open_actions(uow.session, seq, hub.clock.now(), ended="superseded", code="", why="restored")
+        await uow.commit()
+    await hub.says("S1", "TRIAL")
+    await hub.ends("S1")
+    assert await hub.outcomes(1, "S1") == [("queued", "offered"), ("offered", "trial"), ("trial", "committed")]
