@@ -132,7 +132,8 @@ class RolloutDevice(SQLModel, table=True):
         offer_version: The `desired_version` that offers the release: action `DEVICE.OFFER_VERSION`.
         back_version: The one that takes it back.
         offered: The release that was offered last: the rollout's, or a must-pass one before it.
-        previous: What was assigned before the first offer, and is assigned again by a revert; None for nothing.
+        previous: The last good release before the first offer, which a revert assigns again: what was assigned, unless
+            it is not proven, else what ran and is published here; None for nothing.
         check_at_s: When to look whether it is still heard, in seconds since 1970; only while that matters.
         attempt: How often it was offered.
         flights, running_s: Use of the device in total when it committed: what came later counts for the soak.
