@@ -1,7 +1,7 @@
 """What people may command in which state, and what state that leads to.
 
 The table is everything: a command that is not in it is refused, and changes nothing. `cancel` is for whatever has not
-ended; nothing is for what has.
+ended. Of what has ended only the way back is left: some mistakes show when everybody has the release.
 """
 
 from typing import Final, Literal, get_args
@@ -42,8 +42,8 @@ TABLE: Final[dict[str, dict[Command, str]]] = {
     # On its way back, which ends by itself: a device that does not answer is given up after a while.
     "reverting": {},
     "reverted": {},
-    "finished": {},
-    "cancelled": {},
+    "finished": {"revert": "reverting"},
+    "cancelled": {"revert": "reverting"},
 }
 _DONE: Final[dict[Command, str]] = {
     "approve": "approved",
@@ -90,6 +90,4 @@ def after(command: Command, state: str) -> str:
 _NOTHING: Final = {
     "reverting": "It ends by itself when every device is back or given up.",
     "reverted": "Start another one.",
-    "finished": "Start another one.",
-    "cancelled": "Start another one.",
 }

@@ -68,7 +68,7 @@ _STATES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "finished": ("{id} is finished: {good} of {all} have committed {release}.", ()),
     "cancelled": (
         "{id} was cancelled in wave {wave} of {waves}: {good} that have committed {release} keep it.",
-        ("To begin again: sdx rollout start {release}",),
+        ("To begin again: sdx rollout start {release}", "To bring them back: sdx rollout revert {id}"),
     ),
 }
 """By state of the rollout."""

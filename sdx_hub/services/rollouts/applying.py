@@ -34,8 +34,7 @@ async def apply(
     if decision.wave != row.wave:
         await _stamp(uow, row.number, decision.wave, RolloutWave.opened_at, now)
     row.state, row.wave, row.code, row.reason = decision.state, decision.wave, decision.code, decision.sentence
-    if row.state in ENDED:
-        row.ended_at = now
+    row.ended_at = now if row.state in ENDED else None
     await log_decision(uow, row, actor, facts, decision, now, command)
     await uow.session.flush()
 

@@ -25,8 +25,9 @@ def test_the_table_knows_every_state() -> None:
     assert tuple(TABLE) == ROLLOUT_STATES
 
 
-def test_what_has_ended_stays_so() -> None:
-    assert not any(TABLE[state] for state in ENDED)
+def test_what_has_ended_goes_back_or_stays_so() -> None:
+    back = {"revert": "reverting"}
+    assert {state: TABLE[state] for state in ENDED} == {"finished": back, "cancelled": back, "reverted": {}}
 
 
 def test_nothing_but_a_resume_lets_a_stopped_rollout_offer_again() -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from sdx_hub.persistence.database import Database
-from tests.unit.sdx_hub.services.conftest import MovableClock
+from tests.unit.sdx_hub.services.conftest import OPERATOR, MovableClock
+from tests.unit.sdx_hub.services.rollouts.commands import Commands
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
 from tests.unit.sdx_hub.services.rollouts.rolling import NEVER, Rolling
 
@@ -76,4 +77,30 @@ async def test_who_is_not_heard_of(hub: Rolling) -> None:
         "busy": ("silent", "silent"),
         "switched": ("lost", "lost_contact"),
     }
+    await hub.check(1)
+
+
+@pytest.mark.parametrize("end", ["finished", "cancelled"])
+async def test_what_has_ended_can_still_be_brought_back(database: Database, clock: MovableClock, end: str) -> None:
+    hub = Commands(database, clock)
+    await hub.release(OLD)
+    await hub.release(NEW, back_to=100)
+    await hub.craft("S1", "S2", assigned=OLD)
+    await hub.begin(1, NEW)
+    for serial in ("S1", "S2"):
+        await hub.ends(serial)
+    if end == "cancelled":
+        await hub.service.cancel(OPERATOR, "ro-1")
+    await hub.tick()
+    assert (await hub.rollout_row(1)).state == end
+    await hub.service.revert(OPERATOR, "ro-1", "too heavy for the new propellers")
+    await hub.tick()
+    assert await hub.counts(1) == {"reverting": 2}
+    for serial in ("S1", "S2"):
+        assert await hub.assigned(serial) == {"nav": OLD}
+        await hub.ends(serial)
+    await hub.tick()
+    assert await hub.counts(1) == {"reverted": 2}
+    row = await hub.rollout_row(1)
+    assert (row.state, row.ended_at) == ("reverted", clock.now())
     await hub.check(1)
