@@ -8,8 +8,8 @@
 
 Times are medians, statements are all that this process sent to the database in the tick, the turn to write and the
 refresh of the poll's memory included; every 15 s there is one more, which looks for rollouts that have ended. The
-devices are rows (bench/fleet_of_rows.py), and members by the hub's own preparing. Engine and database share the machine;
-PostgreSQL has every commit on the disk before it is acknowledged.
+devices are rows (bench/fleet_of_rows.py), and members by the hub's own preparing. Engine and database share the
+machine; PostgreSQL has every commit on the disk before it is acknowledged.
 """
 
 import argparse
