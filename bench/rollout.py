@@ -127,9 +127,9 @@ class Bench:
         return Point(
             prepare_s=round(prepare_s, 1),
             idle_ms=_median_ms([took for took, _ in idle_ticks]),
-            idle_statements=statistics.median_low(sent for _, sent in idle_ticks),
+            idle_statements=min(sent for _, sent in idle_ticks),
             busy_ms=_median_ms([took for took, _ in busy_ticks]),
-            busy_statements=statistics.median_low(sent for _, sent in busy_ticks),
+            busy_statements=min(sent for _, sent in busy_ticks),
             report_ms=_median_ms(reports),
             most_statements=max(sent for _, sent in [*idle_ticks, *busy_ticks]),
         )
