@@ -13,7 +13,8 @@ def remaining(facts: Facts) -> Accepted:
     """What was accepted, without members that have left those states.
 
     A member that failed, was accepted and is tried again is no failure any more. If it, or another one, fails then,
-    that is new, and has to count: so this is stored after each command that takes members out of those states.
+    that is new, and has to count: so this is stored before anything is decided. A silent device that came back counts
+    no more either.
     """
     good, bad = counting.good(facts), counting.bad(facts)
     return Accepted(

@@ -144,7 +144,7 @@ class Decision(Struct, frozen=True):
         reading: The gate, as it was.
         slots: How many devices may be offered now; None for no limit of the rollout's own.
         waits_for: Stable name of what holds the rollout up where it does nothing: `outcomes`, `quorum`, `soak_time`,
-            `soak_use`, `window`, `person`, `limit`; empty while it offers.
+            `soak_use`, `window`, `person`, `limit`, `preparing`; empty while it offers.
     """
 
     rule: Rule

@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
 import structlog
+from msgspec import structs
 from sqlalchemy import and_, exists, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.errors import HubError, Unavailable
+from sdx_hub.domain.rollout.accepting import remaining
 from sdx_hub.domain.rollout.deciding import decide
 from sdx_hub.domain.rollout.facts import Decision
 from sdx_hub.domain.rollout.policy import MAX_WAVES, Order
@@ -148,9 +151,13 @@ class RolloutEngine:
                 await listen(uow.session, row, order, now, self._batch)
             if row.state == "running" and order.join:
                 await join(uow, row, order, now)
-            await count_on(uow, row)
-            decision = await self._decide(uow, row, now)
-            if await self._act(uow, row, order, decision, now):
+            if row.state == "reverting":
+                moved = await self._bring_back(uow, row, now)
+            else:
+                await count_on(uow, row)
+                decision = await self._decide(uow, row, now)
+                moved = await self._act(uow, row, order, decision, now)
+            if moved:
                 uow.after_commit(self._fleet.catch_up)
                 await count_on(uow, row)
             await uow.commit()
@@ -159,11 +166,26 @@ class RolloutEngine:
         """Apply decisions until one changes nothing; return that one. Waves without members open and close at once."""
         for _ in range(MAX_WAVES + 2):
             facts = await load_facts(uow.session, row, now)
+            if (left := remaining(facts)) != facts.accepted:
+                facts = structs.replace(facts, accepted=left)
+                row.accepted = msgspec.json.encode(left).decode()
             decision = decide(facts)
             if not changes(row, decision):
                 return decision
             await apply(uow, row, facts, decision, now)
         raise RuntimeError(f"Deciding about {rollout_id(row.number)} comes to no end.")
+
+    async def _bring_back(self, uow: UnitOfWork, row: Rollout, now: datetime) -> int:
+        """Bring the next devices back; return how many. It is over only when none is left that could be.
+
+        So this comes before the decision: a touched device that was queued again, or lost its offer to somebody else,
+        does not show in the counts as one that is on its way.
+        """
+        moved = await revert_step(uow, row, now, self._batch)
+        await count_on(uow, row)
+        if not moved:
+            await self._decide(uow, row, now)
+        return moved
 
     async def _act(self, uow: UnitOfWork, row: Rollout, order: Order, decision: Decision, now: datetime) -> int:
         """Do what the rollout's state asks for; return how many members it came to."""
@@ -173,8 +195,6 @@ class RolloutEngine:
                 return await offer(uow, row, order, now, slots) if slots else 0
             case "halted" | "cancelled":
                 return await withdraw_step(uow, row, now, self._batch)
-            case "reverting":
-                return await revert_step(uow, row, now, self._batch)
         return 0
 
     async def _prepare(self, number: int) -> None:

@@ -5,13 +5,11 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from msgspec import structs
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from sdx_hub.domain.errors import ConflictError
-from sdx_hub.domain.rollout.facts import Accepted
 from sdx_hub.domain.rollout.states import BAD, IN_FLIGHT
 from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.devices import Device
@@ -72,7 +70,8 @@ async def named(session: AsyncSession, row: Rollout, names: Sequence[str]) -> di
 async def retry(uow: UnitOfWork, row: Rollout, members: Mapping[int, Named] | None, now: datetime) -> int:
     """Queue members again; return how many those are.
 
-    Evidence that somebody accepted goes with the members that it was of: what they do next counts anew.
+    Evidence that somebody accepted goes with the members that it was of (the next tick sees to that, before it offers
+    them anything): what they do next counts anew.
 
     Args:
         uow: The transaction.
@@ -89,10 +88,7 @@ async def retry(uow: UnitOfWork, row: Rollout, members: Mapping[int, Named] | No
     else:
         _refuse(members, (*RETRIED, *_AGAIN), "has nothing to try again")
         chosen = and_(_of(session, row, members), col(RolloutDevice.state).in_(RETRIED))
-    count = await log.move(session, select(*log.entry(now, "queued", "retried")).where(chosen))
-    if count:
-        await _forget_accepted(session, row)
-    return count
+    return await log.move(session, select(*log.entry(now, "queued", "retried")).where(chosen))
 
 
 async def skip(uow: UnitOfWork, row: Rollout, members: Mapping[int, Named], now: datetime) -> int:
@@ -118,20 +114,6 @@ async def queue_withdrawn(session: AsyncSession, row: Rollout, now: datetime) ->
         col(RolloutDevice.rollout) == row.number, AWAY_ROWS, or_(col(RolloutDevice.state) == "withdrawn", late)
     )
     return await log.move(session, select(*log.entry(now, "queued", "resumed")).where(taken_back))
-
-
-async def _forget_accepted(session: AsyncSession, row: Rollout) -> None:
-    """Accept no more failures than there are: a second failure of a member that was accepted once shows again."""
-    accepted = msgspec.json.decode(row.accepted, type=Accepted)
-    left = await session.execute(
-        select(col(RolloutDevice.stratum), func.count())
-        .where(col(RolloutDevice.rollout) == row.number, BAD_ROWS)
-        .group_by(col(RolloutDevice.stratum))
-    )
-    counted: dict[int, int] = dict(left.all())
-    bad = {stratum: min(devices, counted.get(stratum, 0)) for stratum, devices in accepted.bad.items()}
-    critical = min(accepted.critical, sum(counted.values()))
-    row.accepted = msgspec.json.encode(structs.replace(accepted, bad=bad, critical=critical)).decode()
 
 
 def _of(session: AsyncSession, row: Rollout, numbers: Collection[int]) -> Any:

@@ -15,10 +15,10 @@ from msgspec import structs
 from sdx_hub.adapters.clock import Clock
 from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.errors import ConflictError
-from sdx_hub.domain.rollout import counting
+from sdx_hub.domain.rollout.accepting import accept
 from sdx_hub.domain.rollout.commands import Command, after
 from sdx_hub.domain.rollout.deciding import decide
-from sdx_hub.domain.rollout.facts import Accepted, Facts
+from sdx_hub.domain.rollout.facts import Facts
 from sdx_hub.domain.rollout.policy import Approval, Order
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.releases import Release
@@ -125,16 +125,15 @@ class RolloutService:
         """
         principal.require(Permission.READ)
 
-        async def accept(uow: UnitOfWork, row: Rollout, facts: Facts) -> None:
+        async def take_up(uow: UnitOfWork, row: Rollout, facts: Facts) -> None:
             approval = bound_approval(row, await uow.session.get_one(Release, row.release_id))
             _may_resume(principal, row, approval)
             if await member_commands.queue_withdrawn(uow.session, row, facts.now):
                 facts = await facts_now(uow, row, facts.now)
-            accepted = Accepted(counting.good(facts), counting.bad(facts), facts.critical.count)
-            row.accepted = msgspec.json.encode(accepted).decode()
+            row.accepted = msgspec.json.encode(accept(facts)).decode()
 
         sentence = spoken(principal, "resumed it and accepts the evidence so far", reason)
-        return await self._command(principal, rollout, "resume", sentence, check=accept)
+        return await self._command(principal, rollout, "resume", sentence, check=take_up)
 
     async def halt(self, principal: Principal, rollout: str, reason: str = "") -> Commanded:
         """Stop, and take open offers back.

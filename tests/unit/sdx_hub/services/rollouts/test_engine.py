@@ -2,6 +2,7 @@
 
 import pytest
 
+from sdx_hub.domain.rollout.policy import Gate, Order
 from sdx_hub.persistence.database import Database
 from tests.unit.sdx_hub.services.conftest import OPERATOR, MovableClock
 from tests.unit.sdx_hub.services.rollouts.commands import Commands
@@ -78,6 +79,50 @@ async def test_who_is_not_heard_of(hub: Rolling) -> None:
         "switched": ("lost", "lost_contact"),
     }
     await hub.check(1)
+
+
+async def test_a_critical_outcome_that_was_accepted_and_tried_again_pauses_again(
+    database: Database, clock: MovableClock
+) -> None:
+    hub = Commands(database, clock)
+    await hub.release(OLD)
+    await hub.signed(NEW, "anna", "paul")
+    await hub.craft("S1", "S2", assigned=OLD)
+    await hub.service.start(OPERATOR, Order(release=NEW, waves=("100%",), gate=Gate(pause_at=1e5, halt_at=1e6)))
+    await hub.tick(3)
+    await hub.ends("S1", "rolled_back", "trial_starts_used_up")
+    await hub.ends("S2", "failed", "disk_full")
+    await hub.tick()
+    assert (await hub.rollout_row(1)).code == "critical_outcome"
+    await hub.service.resume(OPERATOR, "ro-1", "the watchdog was set too short")
+    await hub.service.retry(OPERATOR, "ro-1", ["S1"])
+    await hub.tick()
+    assert (await hub.rollout_row(1)).state == "running"
+    await hub.ends("S1", "rolled_back", "trial_starts_used_up")
+    await hub.tick()
+    row = await hub.rollout_row(1)
+    assert (row.state, row.code) == ("paused", "critical_outcome")
+
+
+async def test_a_revert_brings_back_whom_a_retry_had_queued_again(database: Database, clock: MovableClock) -> None:
+    hub = Commands(database, clock)
+    await hub.release(OLD)
+    await hub.signed(NEW, "anna", "paul")
+    await hub.craft("S1", assigned=OLD)
+    await hub.service.start(OPERATOR, Order(release=NEW, waves=("100%",), gate=NEVER))
+    await hub.tick(3)
+    await hub.ends("S1", "failed", "disk_full")
+    await hub.tick()
+    await hub.service.pause(OPERATOR, "ro-1")
+    await hub.service.retry(OPERATOR, "ro-1", None)
+    await hub.service.revert(OPERATOR, "ro-1")
+    await hub.tick()
+    assert (await hub.rollout_row(1)).state == "reverting"
+    assert await hub.assigned("S1") == {"nav": OLD}
+    await hub.ends("S1")
+    await hub.tick(2)
+    assert await hub.counts(1) == {"reverted": 1}
+    assert (await hub.rollout_row(1)).state == "reverted"
 
 
 @pytest.mark.parametrize("end", ["finished", "cancelled"])
