@@ -39,7 +39,7 @@ from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice
 from sdx_hub.services.devices import report_effects
 from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
 from sdx_hub.services.devices.reports import MAX_DEVICES
-from sdx_hub.services.rollouts.engine import RolloutEngine
+from sdx_hub.services.rollouts.engine.engine import RolloutEngine
 from tests.support.publisher import Payload
 
 SIZES = (10_000, 100_000, 1_000_000)

@@ -46,16 +46,16 @@ from sdx_hub.services.repositories.image_repository import ImageRepository
 from sdx_hub.services.repositories.roots import TrustRoots
 from sdx_hub.services.repositories.trust_alarms import expiries
 from sdx_hub.services.repositories.trust_overview import TrustOverview
-from sdx_hub.services.rollouts.engine import RolloutEngine
-from sdx_hub.services.rollouts.evidence import EvidenceService
-from sdx_hub.services.rollouts.explaining_rows import ExplainingService
-from sdx_hub.services.rollouts.leadership import Leadership
-from sdx_hub.services.rollouts.memberships import MembershipService
-from sdx_hub.services.rollouts.pins import PinService
-from sdx_hub.services.rollouts.planning import PlanningService
-from sdx_hub.services.rollouts.rollout_figures import rollout_figures
-from sdx_hub.services.rollouts.rollouts import RolloutService
-from sdx_hub.services.rollouts.views import RolloutViews
+from sdx_hub.services.rollouts.commands.pins import PinService
+from sdx_hub.services.rollouts.commands.rollouts import RolloutService
+from sdx_hub.services.rollouts.engine.engine import RolloutEngine
+from sdx_hub.services.rollouts.engine.leadership import Leadership
+from sdx_hub.services.rollouts.engine.rollout_figures import rollout_figures
+from sdx_hub.services.rollouts.planning.planning import PlanningService
+from sdx_hub.services.rollouts.showing.evidence import EvidenceService
+from sdx_hub.services.rollouts.showing.explaining_rows import ExplainingService
+from sdx_hub.services.rollouts.showing.memberships import MembershipService
+from sdx_hub.services.rollouts.showing.views import RolloutViews
 from sdx_hub.services.shared_time import LOOK_S, SharedTime
 from sdx_hub.services.webhooks import delivering
 from sdx_hub.services.webhooks.queue import DeliveryQueue

@@ -24,13 +24,13 @@ from sdx_hub.services.releases.uploads import UploadService
 from sdx_hub.services.repositories.director import Director
 from sdx_hub.services.repositories.image_repository import ImageRepository
 from sdx_hub.services.repositories.trust_overview import TrustOverview
-from sdx_hub.services.rollouts.evidence import EvidenceService
-from sdx_hub.services.rollouts.explaining_rows import ExplainingService
-from sdx_hub.services.rollouts.memberships import MembershipService
-from sdx_hub.services.rollouts.pins import PinService
-from sdx_hub.services.rollouts.planning import PlanningService
-from sdx_hub.services.rollouts.rollouts import RolloutService
-from sdx_hub.services.rollouts.views import RolloutViews
+from sdx_hub.services.rollouts.commands.pins import PinService
+from sdx_hub.services.rollouts.commands.rollouts import RolloutService
+from sdx_hub.services.rollouts.planning.planning import PlanningService
+from sdx_hub.services.rollouts.showing.evidence import EvidenceService
+from sdx_hub.services.rollouts.showing.explaining_rows import ExplainingService
+from sdx_hub.services.rollouts.showing.memberships import MembershipService
+from sdx_hub.services.rollouts.showing.views import RolloutViews
 from sdx_hub.services.webhooks.webhooks import WebhookService
 
 

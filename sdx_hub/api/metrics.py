@@ -29,7 +29,7 @@ from sdx_hub.services.devices.fleet_state import FleetFigures
 from sdx_hub.services.events.feed import EventFeed
 from sdx_hub.services.releases.upload_figures import UploadFigures
 from sdx_hub.services.repositories.trust_alarms import Expiry
-from sdx_hub.services.rollouts.rollout_figures import RolloutFigures
+from sdx_hub.services.rollouts.engine.rollout_figures import RolloutFigures
 from sdx_hub.services.webhooks.webhook_figures import WebhookFigures
 
 MULTIPROCESS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"

@@ -15,8 +15,8 @@ from sdx_hub.api.rollouts import Wave
 from sdx_hub.domain.access import Principal
 from sdx_hub.domain.rollout.standing import DeviceRollouts, Member
 from sdx_hub.domain.rollout.states import MEMBER_STATES
-from sdx_hub.services.rollouts.evidence import DecisionLine, OutcomeLine
-from sdx_hub.services.rollouts.views import RolloutDetail
+from sdx_hub.services.rollouts.showing.evidence import DecisionLine, OutcomeLine
+from sdx_hub.services.rollouts.showing.views import RolloutDetail
 
 MAX_NAMED = 1_000
 MemberState = Annotated[str | None, QueryParameter(name="state", schema_extra={"enum": list(MEMBER_STATES)})]

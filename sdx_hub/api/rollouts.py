@@ -19,8 +19,8 @@ from sdx_hub.domain.access import Permission, Principal
 from sdx_hub.domain.answers import Answer
 from sdx_hub.domain.rollout.policy import Order, Reason
 from sdx_hub.domain.rollout.states import ROLLOUT_STATES
-from sdx_hub.services.rollouts.plans import Plan
-from sdx_hub.services.rollouts.views import RolloutDetail, RolloutView
+from sdx_hub.services.rollouts.planning.plans import Plan
+from sdx_hub.services.rollouts.showing.views import RolloutDetail, RolloutView
 
 RolloutState = Annotated[str | None, QueryParameter(name="state", schema_extra={"enum": list(ROLLOUT_STATES)})]
 """A parameter cannot be named `state` in Python: Litestar keeps that name for its own."""

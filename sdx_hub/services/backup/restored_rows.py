@@ -19,8 +19,8 @@ from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.backup.archive import BackupFile
 from sdx_hub.services.backup.form import COLUMNS, Progress, TableForm, damaged, table_of
 from sdx_hub.services.devices.desired_state import mark, open_actions
+from sdx_hub.services.outcomes.carrying import carry_over
 from sdx_hub.services.outcomes.superseding import NO_ROLLOUT
-from sdx_hub.services.rollouts.carrying import carry_over
 
 SKIPPED = 1_000_000
 """Desired states of each device: more than any hub makes between a backup and its loss."""

@@ -36,7 +36,7 @@ from sdx_hub.services.devices.fleet_state import FleetState
 from sdx_hub.services.devices.selecting import Condition, select_devices
 from sdx_hub.services.devices.suiting import fits, holds
 from sdx_hub.services.outcomes.superseding import superseded
-from sdx_hub.services.releases.release_rows import published_release
+from sdx_hub.services.release_lookup import published_release
 
 MAX_DEVICES_PER_REQUEST: Final = 10_000
 CHUNK: Final = 10_000

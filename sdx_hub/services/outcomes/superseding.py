@@ -13,7 +13,7 @@ from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import TOUCHED_ROWS, Rollout, RolloutDevice
 from sdx_hub.services.outcomes import log
-from sdx_hub.services.rollouts.carrying import carry_over
+from sdx_hub.services.outcomes.carrying import carry_over
 
 NO_ROLLOUT: Final = 0
 _member = RolloutDevice

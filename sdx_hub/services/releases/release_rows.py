@@ -7,35 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from firmware_schemas.ids import release_id
-from firmware_schemas.release import ReleaseManifest, decode_manifest
+from firmware_schemas.release import ReleaseManifest
 from sdx_hub.domain.access import Principal
-from sdx_hub.domain.errors import ConflictError, NotFound
+from sdx_hub.domain.errors import ConflictError
 from sdx_hub.persistence.tables.releases import Product, Release
-
-
-async def find_release(session: AsyncSession, identity: str) -> Release:
-    """Find a release by its id.
-
-    Raises:
-        NotFound: There is none (code `release_not_found`).
-    """
-    row = await session.get(Release, identity)
-    if row is None:
-        raise NotFound(f"There is no release {identity[:129]!r}. See: sdx release list.", "release_not_found")
-    return row
-
-
-async def published_release(session: AsyncSession, identity: str) -> tuple[Release, ReleaseManifest]:
-    """Find a release that devices may get, and what it is.
-
-    Raises:
-        NotFound: There is none (code `release_not_found`).
-        ConflictError: It is not published (code `release_not_published`).
-    """
-    row = await find_release(session, identity)
-    if row.state != "published":
-        raise ConflictError(f"{identity} is {row.state}, not published: no device gets it.", "release_not_published")
-    return row, decode_manifest(row.manifest)
 
 
 def refuse_other(row: Release, manifest_raw: bytes, role: str) -> None:

@@ -27,9 +27,9 @@ from sdx_hub.publishing import signing, team_metadata
 from sdx_hub.publishing.team_metadata import TeamView
 from sdx_hub.services.devices.assigning import AssigningService
 from sdx_hub.services.paging import Page, cut, decode_cursor, encode_cursor
+from sdx_hub.services.release_lookup import find_release
 from sdx_hub.services.releases.release_rows import (
     claim_product,
-    find_release,
     new_row,
     refuse_other,
     refuse_taken_counter,

@@ -29,8 +29,8 @@ from sdx_hub.domain.rollout.policy import Approval, Limits, Order, Soak
 from sdx_hub.domain.rollout.standing import WaveStanding
 from sdx_hub.domain.rollout.states import MEMBER_STATES
 from sdx_hub.publishing.hub_client import HubClient
-from sdx_hub.services.rollouts.plans import LeftOut, Plan, PlannedApproval, PlannedDevice, PlannedWave
-from sdx_hub.services.rollouts.views import RolloutDetail, Stratum
+from sdx_hub.services.rollouts.planning.plans import LeftOut, Plan, PlannedApproval, PlannedDevice, PlannedWave
+from sdx_hub.services.rollouts.showing.views import RolloutDetail, Stratum
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ORDER = Order(release="nav@1.4.0", soak=Soak(600), silent_after_s=3_600, query="tag = spring")

@@ -24,7 +24,7 @@ from sdx_hub.domain.rollout.standing import (
     WaveStanding,
 )
 from sdx_hub.domain.rollout.states import BAD, ENDED, IN_FLIGHT, MEMBER_STATES, ROLLOUT_STATES
-from sdx_hub.services.rollouts.eligibility import SENTENCES
+from sdx_hub.services.rollouts.planning.eligibility import SENTENCES
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 WAITS = ("", "outcomes", "quorum", "soak_time", "soak_use", "window", "person", "limit")

@@ -6,8 +6,8 @@ from sqlalchemy import true
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER
 from sdx_hub.services.devices.desired_state import mark, open_actions
+from sdx_hub.services.outcomes.carrying import carry_over
 from sdx_hub.services.outcomes.superseding import NO_ROLLOUT
-from sdx_hub.services.rollouts.carrying import carry_over
 from tests.unit.sdx_hub.services.conftest import OPERATOR, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
 from tests.unit.sdx_hub.services.rollouts.rolling import NEVER, Rolling

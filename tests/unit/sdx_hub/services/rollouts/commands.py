@@ -14,10 +14,10 @@ from sdx_hub.persistence.tables.devices import InstalledComponent
 from sdx_hub.persistence.tables.events import HubEvent
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDecision
-from sdx_hub.services.rollouts.commanding import Commanded
-from sdx_hub.services.rollouts.pins import PinService
-from sdx_hub.services.rollouts.planning import PlanningService
-from sdx_hub.services.rollouts.rollouts import RolloutService
+from sdx_hub.services.rollouts.commands.commanding import Commanded
+from sdx_hub.services.rollouts.commands.pins import PinService
+from sdx_hub.services.rollouts.commands.rollouts import RolloutService
+from sdx_hub.services.rollouts.planning.planning import PlanningService
 from tests.unit.sdx_hub.services.conftest import ADMIN, OPERATOR, MovableClock
 from tests.unit.sdx_hub.services.rollouts.planned import DEFAULTS
 from tests.unit.sdx_hub.services.rollouts.rolling import Rolling

@@ -22,7 +22,7 @@ from sdx_hub.persistence.tables.rollouts import (
     RolloutWave,
 )
 from sdx_hub.services.devices.reports import ReportService
-from sdx_hub.services.rollouts.engine import RolloutEngine
+from sdx_hub.services.rollouts.engine.engine import RolloutEngine
 from tests.unit.sdx_hub.services.conftest import OPERATOR, MovableClock
 from tests.unit.sdx_hub.services.crafts import Craft
 from tests.unit.sdx_hub.services.devices.test_fleet_state import add

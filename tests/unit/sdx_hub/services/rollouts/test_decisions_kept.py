@@ -16,7 +16,7 @@ from sdx_hub.persistence.tables.audit import AuditEntry
 from sdx_hub.persistence.tables.events import HubEvent
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDecision
 from sdx_hub.services.outcomes.log import mark_of
-from sdx_hub.services.rollouts.facts_rows import load_facts
+from sdx_hub.services.rollouts.records.facts_rows import load_facts
 from tests.unit.sdx_hub.services.conftest import MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
 from tests.unit.sdx_hub.services.rollouts.rolling import NEVER, Rolling

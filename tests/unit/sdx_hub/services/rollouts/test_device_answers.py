@@ -12,11 +12,11 @@ from sdx_hub.domain.rollout.standing import Membership
 from sdx_hub.persistence.database import Database
 from sdx_hub.services.devices.devices import DeviceService
 from sdx_hub.services.devices.saved_filters import FilterService
-from sdx_hub.services.rollouts.evidence import EvidenceService
-from sdx_hub.services.rollouts.explaining_rows import ExplainingService
-from sdx_hub.services.rollouts.memberships import MembershipService
-from sdx_hub.services.rollouts.pins import PinService
-from sdx_hub.services.rollouts.views import FRESH_S, RolloutViews
+from sdx_hub.services.rollouts.commands.pins import PinService
+from sdx_hub.services.rollouts.showing.evidence import EvidenceService
+from sdx_hub.services.rollouts.showing.explaining_rows import ExplainingService
+from sdx_hub.services.rollouts.showing.memberships import MembershipService
+from sdx_hub.services.rollouts.showing.views import FRESH_S, RolloutViews
 from tests.unit.sdx_hub.services.conftest import OPERATOR, VIEWER, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
 from tests.unit.sdx_hub.services.rollouts.rolling import Rolling

@@ -9,8 +9,8 @@ from sqlmodel import col
 from firmware_schemas.release import Constraint
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
-from sdx_hub.services.releases.release_rows import published_release
-from sdx_hub.services.rollouts.eligibility import ELIGIBLE, SENTENCES, eligibility
+from sdx_hub.services.release_lookup import published_release
+from sdx_hub.services.rollouts.planning.eligibility import ELIGIBLE, SENTENCES, eligibility
 from tests.unit.sdx_hub.services.conftest import MovableClock
 from tests.unit.sdx_hub.services.rollouts.planned import PlannedFleet
 

@@ -17,7 +17,7 @@ from sdx_hub.persistence.tables.devices import Device, DeviceSeen
 from sdx_hub.persistence.tables.rollouts import IN_FLIGHT_ROWS, RolloutDevice, RolloutOutcome
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, DEVICE_NUMBER_COUNTER
 from sdx_hub.services.devices.fleet_state import FleetState, PollSettings
-from sdx_hub.services.rollouts.engine import RolloutEngine
+from sdx_hub.services.rollouts.engine.engine import RolloutEngine
 from tests.support.statements import Cut, cut_at, recorded
 from tests.unit.sdx_hub.services.conftest import START, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S

@@ -12,10 +12,10 @@ from sdx_hub.persistence.tables.devices import DeviceEvent
 from sdx_hub.persistence.tables.filters import SavedFilter
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice, RolloutOutcome, RolloutStratum, RolloutWave
 from sdx_hub.services.devices.devices import DeviceService
-from sdx_hub.services.rollouts import joining
-from sdx_hub.services.rollouts.joining import join
-from sdx_hub.services.rollouts.preparing import Preparer
-from sdx_hub.services.rollouts.rollout_rows import order_of
+from sdx_hub.services.rollouts.planning import joining
+from sdx_hub.services.rollouts.planning.joining import join
+from sdx_hub.services.rollouts.planning.preparing import Preparer
+from sdx_hub.services.rollouts.records.rollout_rows import order_of
 from tests.unit.sdx_hub.services.conftest import OPERATOR, START, MovableClock
 from tests.unit.sdx_hub.services.rollouts.planned import PlannedFleet
 from tests.unit.sdx_hub.services.rollouts.test_preparing import finish

@@ -9,7 +9,7 @@ from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER
 from sdx_hub.services.devices.desired_state import mark
-from sdx_hub.services.rollouts.known_bad import put_back_failed
+from sdx_hub.services.rollouts.going_back.known_bad import put_back_failed
 from tests.unit.sdx_hub.services.conftest import OPERATOR, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import Rollouts
 

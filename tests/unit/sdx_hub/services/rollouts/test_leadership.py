@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from sdx_hub.persistence.database import Database
-from sdx_hub.services.rollouts.leadership import Leadership
+from sdx_hub.services.rollouts.engine.leadership import Leadership
 from tests.support.postgres import Databases
 from tests.unit.sdx_hub.services.conftest import MovableClock
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sdx_hub.persistence.database import Database
-from sdx_hub.services.rollouts.engine import RolloutEngine
+from sdx_hub.services.rollouts.engine.engine import RolloutEngine
 from tests.unit.sdx_hub.services.conftest import MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
 from tests.unit.sdx_hub.services.rollouts.rolling import NEVER, Rolling

@@ -16,10 +16,10 @@ from sdx_hub.domain.rollout.kinds import MAX_STRATA
 from sdx_hub.domain.rollout.policy import Gate, Limits, Order, Soak
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.rollouts import RolloutDevice, RolloutOutcome, RolloutWave
-from sdx_hub.services.rollouts import choosing, link_loads
-from sdx_hub.services.rollouts.planning import PlanningService
-from sdx_hub.services.rollouts.plans import Plan, SiteShare
-from sdx_hub.services.rollouts.preparing import Preparer
+from sdx_hub.services.rollouts.planning import choosing, link_loads
+from sdx_hub.services.rollouts.planning.planning import PlanningService
+from sdx_hub.services.rollouts.planning.plans import Plan, SiteShare
+from sdx_hub.services.rollouts.planning.preparing import Preparer
 from tests.unit.sdx_hub.services.conftest import START, VIEWER, MovableClock
 from tests.unit.sdx_hub.services.rollouts.planned import DEFAULTS, PlannedFleet
 from tests.unit.sdx_hub.services.rollouts.test_preparing import finish

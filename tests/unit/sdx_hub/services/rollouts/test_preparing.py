@@ -9,8 +9,8 @@ from sqlmodel import col
 
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice, RolloutStratum, RolloutTally, RolloutWave
-from sdx_hub.services.rollouts import preparing
-from sdx_hub.services.rollouts.preparing import Preparer
+from sdx_hub.services.rollouts.planning import preparing
+from sdx_hub.services.rollouts.planning.preparing import Preparer
 from tests.unit.sdx_hub.services.conftest import MovableClock
 from tests.unit.sdx_hub.services.rollouts.planned import PlannedFleet
 

@@ -11,7 +11,7 @@ from sdx_hub.domain.rollout.states import BACK, IN_FLIGHT, MEMBER_STATES
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import AWAY_ROWS, OPEN_ROWS, DevicePin, Rollout
-from sdx_hub.services.rollouts.putting_back import batch_of, revert_step, withdraw_step
+from sdx_hub.services.rollouts.going_back.putting_back import batch_of, revert_step, withdraw_step
 from tests.support.statements import Cut, cut_at, recorded
 from tests.unit.sdx_hub.services.conftest import OPERATOR, START, MovableClock
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S, Rollouts

@@ -7,8 +7,8 @@ import pytest
 
 from sdx_hub.observing import ROLLOUT_LEADER, ROLLOUT_TICK, ROLLOUT_TICKED_S, observed
 from sdx_hub.persistence.database import Database
-from sdx_hub.services.rollouts.leadership import Leadership
-from sdx_hub.services.rollouts.rollout_figures import rollout_figures
+from sdx_hub.services.rollouts.engine.leadership import Leadership
+from sdx_hub.services.rollouts.engine.rollout_figures import rollout_figures
 from tests.support.postgres import Databases
 from tests.unit.sdx_hub.services.events.test_following import add_rollout
 

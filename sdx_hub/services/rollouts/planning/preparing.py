@@ -29,9 +29,9 @@ from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.row_lists import rows_of
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice, RolloutStratum, RolloutTally, RolloutWave
 from sdx_hub.persistence.unit_of_work import UnitOfWork
-from sdx_hub.services.releases.release_rows import find_release
-from sdx_hub.services.rollouts.choosing import choose
-from sdx_hub.services.rollouts.rollout_rows import order_of
+from sdx_hub.services.release_lookup import find_release
+from sdx_hub.services.rollouts.planning.choosing import choose
+from sdx_hub.services.rollouts.records.rollout_rows import order_of
 
 CHUNK: Final = 10_000
 """Members in one transaction: about a second of the writer's turn."""

@@ -15,7 +15,7 @@ from sdx_hub.persistence.number_lists import found_in
 from sdx_hub.persistence.tables.assignments import Assignment
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import TOUCHED_ROWS, Rollout, RolloutDevice
-from sdx_hub.services.rollouts.way_back import BACK, IS_PREVIOUS, PREVIOUS
+from sdx_hub.services.rollouts.going_back.way_back import BACK, IS_PREVIOUS, PREVIOUS
 
 _FAILED: Final = ("failed", "rolled_back", "refused")
 

@@ -29,15 +29,15 @@ from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout
-from sdx_hub.services.releases.release_rows import published_release
-from sdx_hub.services.rollouts.approving import approval_of, signed_by_two
-from sdx_hub.services.rollouts.choosing import choose, matching
-from sdx_hub.services.rollouts.eligibility import SENTENCES, stranded_devices
-from sdx_hub.services.rollouts.history import median_update_s
-from sdx_hub.services.rollouts.link_loads import WaveLoad, bytes_by_hardware, loads
-from sdx_hub.services.rollouts.plan_warnings import Neighbours, warnings
-from sdx_hub.services.rollouts.plans import LeftOut, Plan, PlannedApproval, PlannedDevice, PlannedWave
-from sdx_hub.services.rollouts.rollout_rows import rollout_id
+from sdx_hub.services.release_lookup import published_release
+from sdx_hub.services.rollouts.planning.approving import approval_of, signed_by_two
+from sdx_hub.services.rollouts.planning.choosing import choose, matching
+from sdx_hub.services.rollouts.planning.eligibility import SENTENCES, stranded_devices
+from sdx_hub.services.rollouts.planning.history import median_update_s
+from sdx_hub.services.rollouts.planning.link_loads import WaveLoad, bytes_by_hardware, loads
+from sdx_hub.services.rollouts.planning.plan_warnings import Neighbours, warnings
+from sdx_hub.services.rollouts.planning.plans import LeftOut, Plan, PlannedApproval, PlannedDevice, PlannedWave
+from sdx_hub.services.rollouts.records.rollout_rows import rollout_id
 
 __all__ = ["Plan", "PlanningService"]
 

@@ -11,7 +11,7 @@ from firmware_schemas.release import Component, ReleaseManifest, hardware_fits
 from sdx_hub.adapters.blobs import BlobReader
 from sdx_hub.domain.rollout.arranging import Chosen
 from sdx_hub.services.devices.previewing import OTHERS
-from sdx_hub.services.rollouts.plans import SiteShare
+from sdx_hub.services.rollouts.planning.plans import SiteShare
 
 MAX_SITES: Final = 50
 

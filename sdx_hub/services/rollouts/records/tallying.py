@@ -13,7 +13,7 @@ from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutOutcome, RolloutTally, RolloutWave
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.outcomes.log import since
-from sdx_hub.services.rollouts.rollout_rows import tell
+from sdx_hub.services.rollouts.records.rollout_rows import tell
 
 TOLD_OF_A_WAVE: Final = 100
 """Failed devices that are told of one by one; the counts tell of the others."""

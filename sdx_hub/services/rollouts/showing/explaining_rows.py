@@ -14,10 +14,10 @@ from sdx_hub.domain.rollout.left_out import of_left_out
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice, RolloutWave
 from sdx_hub.services.devices.device_rows import find_device
-from sdx_hub.services.rollouts.memberships import membership
-from sdx_hub.services.rollouts.outsiders import left_out
-from sdx_hub.services.rollouts.rollout_rows import find_rollout, rollout_id
-from sdx_hub.services.rollouts.standings import count_members, standing_now, wave_standing
+from sdx_hub.services.rollouts.records.rollout_rows import find_rollout, rollout_id
+from sdx_hub.services.rollouts.showing.memberships import membership
+from sdx_hub.services.rollouts.showing.outsiders import left_out
+from sdx_hub.services.rollouts.showing.standings import count_members, standing_now, wave_standing
 
 _WITHOUT_MEMBERS = ("approval", "preparing")
 _MOST = 2**31

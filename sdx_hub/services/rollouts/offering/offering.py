@@ -26,13 +26,13 @@ from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.devices.desired_state import mark, open_actions
 from sdx_hub.services.outcomes import log
 from sdx_hub.services.outcomes.superseding import superseded
-from sdx_hub.services.rollouts.eligibility import ELIGIBLE, eligibility
-from sdx_hub.services.rollouts.known_bad import put_back_failed
-from sdx_hub.services.rollouts.must_pass import next_release
-from sdx_hub.services.rollouts.previous import last_good
-from sdx_hub.services.rollouts.queueing import next_members
-from sdx_hub.services.rollouts.rollout_rows import rollout_id
-from sdx_hub.services.rollouts.taking_over import take_over
+from sdx_hub.services.rollouts.going_back.known_bad import put_back_failed
+from sdx_hub.services.rollouts.going_back.previous import last_good
+from sdx_hub.services.rollouts.offering.must_pass import next_release
+from sdx_hub.services.rollouts.offering.queueing import next_members
+from sdx_hub.services.rollouts.offering.taking_over import take_over
+from sdx_hub.services.rollouts.planning.eligibility import ELIGIBLE, eligibility
+from sdx_hub.services.rollouts.records.rollout_rows import rollout_id
 
 _PINNED: Final = "pinned"
 _HAS_IT: Final = "has_it"

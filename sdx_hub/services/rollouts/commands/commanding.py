@@ -12,9 +12,9 @@ from sdx_hub.domain.rollout.deciding import decide
 from sdx_hub.domain.rollout.facts import Decision, Facts
 from sdx_hub.persistence.tables.rollouts import Rollout
 from sdx_hub.persistence.unit_of_work import UnitOfWork
-from sdx_hub.services.rollouts.facts_rows import load_facts
-from sdx_hub.services.rollouts.rollout_rows import rollout_id
-from sdx_hub.services.rollouts.tallying import count_on
+from sdx_hub.services.rollouts.records.facts_rows import load_facts
+from sdx_hub.services.rollouts.records.rollout_rows import rollout_id
+from sdx_hub.services.rollouts.records.tallying import count_on
 
 MAX_REASON_CHARS: Final = 2_000
 BY_PERSON: Final = "by_person"

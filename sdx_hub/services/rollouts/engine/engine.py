@@ -34,15 +34,15 @@ from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutOutcome, RolloutTally
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.devices.fleet_state import FleetState
-from sdx_hub.services.rollouts.applying import apply, changes
-from sdx_hub.services.rollouts.facts_rows import load_facts
-from sdx_hub.services.rollouts.joining import join
-from sdx_hub.services.rollouts.listening import listen
-from sdx_hub.services.rollouts.offering import offer
-from sdx_hub.services.rollouts.preparing import Preparer
-from sdx_hub.services.rollouts.putting_back import revert_step, withdraw_step
-from sdx_hub.services.rollouts.rollout_rows import ENGINE, active_rollouts, order_of, rollout_id, tell
-from sdx_hub.services.rollouts.tallying import count_on
+from sdx_hub.services.rollouts.engine.listening import listen
+from sdx_hub.services.rollouts.going_back.putting_back import revert_step, withdraw_step
+from sdx_hub.services.rollouts.offering.offering import offer
+from sdx_hub.services.rollouts.planning.joining import join
+from sdx_hub.services.rollouts.planning.preparing import Preparer
+from sdx_hub.services.rollouts.records.applying import apply, changes
+from sdx_hub.services.rollouts.records.facts_rows import load_facts
+from sdx_hub.services.rollouts.records.rollout_rows import ENGINE, active_rollouts, order_of, rollout_id, tell
+from sdx_hub.services.rollouts.records.tallying import count_on
 
 BATCH: Final = 2_000
 """Devices that one tick of one rollout offers something to: some tenths of a second of the writer's turn."""

@@ -23,8 +23,8 @@ from sdx_hub.persistence.tables.rollouts import (
     RolloutTally,
     RolloutWave,
 )
-from sdx_hub.services.rollouts.facts_rows import load_facts
-from sdx_hub.services.rollouts.rollout_rows import order_of, rollout_id
+from sdx_hub.services.rollouts.records.facts_rows import load_facts
+from sdx_hub.services.rollouts.records.rollout_rows import order_of, rollout_id
 
 K = TypeVar("K", int, str)
 _UNDECIDED = ("approval", "preparing")

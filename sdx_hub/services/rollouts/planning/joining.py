@@ -21,10 +21,10 @@ from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.devices import Device, DeviceEvent
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDevice, RolloutOutcome, RolloutStratum, RolloutWave
 from sdx_hub.persistence.unit_of_work import UnitOfWork
-from sdx_hub.services.releases.release_rows import find_release
-from sdx_hub.services.rollouts.choosing import candidates, matching
-from sdx_hub.services.rollouts.eligibility import ELIGIBLE
-from sdx_hub.services.rollouts.rollout_rows import rollout_id
+from sdx_hub.services.release_lookup import find_release
+from sdx_hub.services.rollouts.planning.choosing import candidates, matching
+from sdx_hub.services.rollouts.planning.eligibility import ELIGIBLE
+from sdx_hub.services.rollouts.records.rollout_rows import rollout_id
 
 MAX_EVENTS: Final = 10_000
 """Lines of timelines that one look goes through."""

@@ -21,8 +21,8 @@ from sdx_hub.domain.rollout.states import ROLLOUT_STATES
 from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutDecision, RolloutStratum, RolloutTally, RolloutWave
 from sdx_hub.services.paging import Page, cut, decode_cursor, encode_cursor
-from sdx_hub.services.rollouts.rollout_rows import find_rollout, order_of, rollout_id
-from sdx_hub.services.rollouts.standings import counted, decision_now, standing, wave_standing
+from sdx_hub.services.rollouts.records.rollout_rows import find_rollout, order_of, rollout_id
+from sdx_hub.services.rollouts.showing.standings import counted, decision_now, standing, wave_standing
 
 FRESH_S = 10
 """What changes with time alone (how long a soak still is, who of the control is silent) is looked at so often."""

@@ -17,8 +17,8 @@ from sdx_hub.persistence.tables.rollouts import AWAY_ROWS, BAD_ROWS, Rollout, Ro
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.devices.device_rows import find_device
 from sdx_hub.services.outcomes import log
-from sdx_hub.services.rollouts.putting_back import skip_members
-from sdx_hub.services.rollouts.rollout_rows import rollout_id
+from sdx_hub.services.rollouts.going_back.putting_back import skip_members
+from sdx_hub.services.rollouts.records.rollout_rows import rollout_id
 
 RETRIED: Final = (*BAD, "superseded", "withdrawn", "skipped")
 SKIPPED: Final = ("queued", *IN_FLIGHT, "off_duty")

@@ -24,7 +24,7 @@ from sdx_hub.persistence.tables.devices import Device, DeviceAttribute, DeviceEv
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.services.devices.selecting import Condition, select_devices
 from sdx_hub.services.devices.suiting import fits
-from sdx_hub.services.rollouts.eligibility import ELIGIBLE, eligibility
+from sdx_hub.services.rollouts.planning.eligibility import ELIGIBLE, eligibility
 
 ABSENT_AFTER: Final = timedelta(days=1)
 """Devices that were not heard for so long come after the others: a first wave of them would tell nothing."""

@@ -23,7 +23,7 @@ from sdx_hub.persistence.tables.rollouts import (
     RolloutTally,
     RolloutWave,
 )
-from sdx_hub.services.rollouts.rollout_rows import order_of
+from sdx_hub.services.rollouts.records.rollout_rows import order_of
 
 CONTROL_SAMPLE: Final = 1_000
 """Members that are looked at to learn how many go silent without any offer."""

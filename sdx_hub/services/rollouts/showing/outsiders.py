@@ -14,8 +14,8 @@ from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout
 from sdx_hub.services.devices.selecting import select_devices
-from sdx_hub.services.rollouts.eligibility import ELIGIBLE, eligibility
-from sdx_hub.services.rollouts.rollout_rows import order_of, rollout_id
+from sdx_hub.services.rollouts.planning.eligibility import ELIGIBLE, eligibility
+from sdx_hub.services.rollouts.records.rollout_rows import order_of, rollout_id
 
 
 async def left_out(session: AsyncSession, row: Rollout, number: int, now: datetime) -> Outsider:

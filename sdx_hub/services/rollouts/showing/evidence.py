@@ -17,7 +17,7 @@ from sdx_hub.persistence.database import Database
 from sdx_hub.persistence.tables.devices import Device
 from sdx_hub.persistence.tables.rollouts import RolloutDecision, RolloutOutcome
 from sdx_hub.services.paging import Page, cut, decode_cursor, encode_cursor
-from sdx_hub.services.rollouts.rollout_rows import find_rollout
+from sdx_hub.services.rollouts.records.rollout_rows import find_rollout
 
 
 class DecisionLine(Struct, frozen=True):

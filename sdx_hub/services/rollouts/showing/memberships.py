@@ -18,9 +18,9 @@ from sdx_hub.persistence.tables.rollouts import IN_FLIGHT_ROWS, TOUCHED_ROWS, De
 from sdx_hub.services.devices.device_rows import find_device
 from sdx_hub.services.devices.previewing import QUERY_DEADLINE_S
 from sdx_hub.services.paging import Page, cut, decode_cursor, encode_cursor
-from sdx_hub.services.rollouts.outsiders import left_out
-from sdx_hub.services.rollouts.rollout_rows import find_rollout, order_of, rollout_id
-from sdx_hub.services.rollouts.standings import members, standing_now
+from sdx_hub.services.rollouts.records.rollout_rows import find_rollout, order_of, rollout_id
+from sdx_hub.services.rollouts.showing.outsiders import left_out
+from sdx_hub.services.rollouts.showing.standings import members, standing_now
 
 _GO_ON = ("running", "paused", "halted")
 MOST = 20

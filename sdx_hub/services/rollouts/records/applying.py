@@ -10,7 +10,7 @@ from sdx_hub.domain.rollout.facts import Decision, Facts
 from sdx_hub.domain.rollout.states import ENDED
 from sdx_hub.persistence.tables.rollouts import Rollout, RolloutWave
 from sdx_hub.persistence.unit_of_work import UnitOfWork
-from sdx_hub.services.rollouts.rollout_rows import ENGINE, log_decision
+from sdx_hub.services.rollouts.records.rollout_rows import ENGINE, log_decision
 
 
 def changes(row: Rollout, decision: Decision) -> bool:

@@ -25,10 +25,8 @@ from sdx_hub.persistence.tables.releases import Release
 from sdx_hub.persistence.tables.rollouts import Rollout
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.devices.fleet_state import FleetState
-from sdx_hub.services.rollouts import member_commands
-from sdx_hub.services.rollouts.applying import apply
-from sdx_hub.services.rollouts.approving import bound_approval, refuse_same_person, signed_by_two
-from sdx_hub.services.rollouts.commanding import (
+from sdx_hub.services.rollouts.commands import member_commands
+from sdx_hub.services.rollouts.commands.commanding import (
     BY_PERSON,
     Commanded,
     commanded,
@@ -37,10 +35,12 @@ from sdx_hub.services.rollouts.commanding import (
     is_done,
     spoken,
 )
-from sdx_hub.services.rollouts.planning import PlanningService
-from sdx_hub.services.rollouts.putting_back import revert_uncounted
-from sdx_hub.services.rollouts.rollout_rows import find_rollout, log_decision
-from sdx_hub.services.rollouts.starting import check_queries, create
+from sdx_hub.services.rollouts.commands.starting import check_queries, create
+from sdx_hub.services.rollouts.going_back.putting_back import revert_uncounted
+from sdx_hub.services.rollouts.planning.approving import bound_approval, refuse_same_person, signed_by_two
+from sdx_hub.services.rollouts.planning.planning import PlanningService
+from sdx_hub.services.rollouts.records.applying import apply
+from sdx_hub.services.rollouts.records.rollout_rows import find_rollout, log_decision
 
 Check = Callable[[UnitOfWork, Rollout, Facts], Awaitable[None]]
 Then = Callable[[UnitOfWork, Rollout, datetime], Awaitable[int]]

@@ -11,7 +11,7 @@ from sdx_hub.domain.rollout.completing import Defaults
 from sdx_hub.domain.rollout.kinds import MAX_STRATA, OTHERS
 from sdx_hub.domain.rollout.policy import Order
 from sdx_hub.domain.rollout.waves import parse_waves
-from sdx_hub.services.rollouts.preparing import controls_of
+from sdx_hub.services.rollouts.planning.preparing import controls_of
 
 HIGH_BASE_RATE: Final = 0.1
 _POLLS_UNTIL_MISSED: Final = 3

@@ -17,10 +17,10 @@ from sdx_hub.domain.rollout.waves import Group, parse_waves
 from sdx_hub.persistence.tables.rollouts import Rollout
 from sdx_hub.persistence.unit_of_work import UnitOfWork
 from sdx_hub.services.devices.selecting import select_devices
-from sdx_hub.services.releases.release_rows import published_release
-from sdx_hub.services.rollouts.approving import approval_of
-from sdx_hub.services.rollouts.commanding import decided_by_person, facts_now, spoken
-from sdx_hub.services.rollouts.rollout_rows import log_decision, order_of, rollout_id
+from sdx_hub.services.release_lookup import published_release
+from sdx_hub.services.rollouts.commands.commanding import decided_by_person, facts_now, spoken
+from sdx_hub.services.rollouts.planning.approving import approval_of
+from sdx_hub.services.rollouts.records.rollout_rows import log_decision, order_of, rollout_id
 
 ROLLOUT_COUNTER: Final = "rollout"
 _GOES_ON: Final = ("approval", "preparing", "running", "paused")

@@ -25,8 +25,8 @@ from sdx_hub.persistence.tables.rollouts import (
     RolloutDevice,
 )
 from sdx_hub.persistence.unit_of_work import UnitOfWork
-from sdx_hub.services.rollouts.moving_back import OFFERED, Line, move_members
-from sdx_hub.services.rollouts.way_back import BACK, PREVIOUS
+from sdx_hub.services.rollouts.going_back.moving_back import OFFERED, Line, move_members
+from sdx_hub.services.rollouts.going_back.way_back import BACK, PREVIOUS
 
 BATCH: Final = 2_000
 _UNCOUNTED: Final = ("queued", "superseded", *OUT)

@@ -24,9 +24,9 @@ from sdx_hub.persistence.unit_of_work import DEVICE_CHANGE_COUNTER, UnitOfWork
 from sdx_hub.services.devices.desired_state import CURRENT_ACTION, mark, open_actions
 from sdx_hub.services.outcomes import log
 from sdx_hub.services.outcomes.superseding import superseded
-from sdx_hub.services.rollouts.known_bad import put_back_failed
-from sdx_hub.services.rollouts.rollout_rows import ENGINE, order_of, rollout_id
-from sdx_hub.services.rollouts.way_back import BACK, IS_PREVIOUS, PREVIOUS
+from sdx_hub.services.rollouts.going_back.known_bad import put_back_failed
+from sdx_hub.services.rollouts.going_back.way_back import BACK, IS_PREVIOUS, PREVIOUS
+from sdx_hub.services.rollouts.records.rollout_rows import ENGINE, order_of, rollout_id
 
 OFFERED: Final[Any] = aliased(Release)
 """What a member was offered last."""

@@ -1,0 +1,1 @@
+"""What looks after rollouts by the clock."""

@@ -1,0 +1,1 @@
+"""A release is offered to the next members."""

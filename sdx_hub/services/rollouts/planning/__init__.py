@@ -1,0 +1,1 @@
+"""Who gets a release in which wave, before anything is offered."""
