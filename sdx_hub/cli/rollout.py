@@ -12,10 +12,10 @@ from sdx_hub.cli.rollout_commands import advance, approve, cancel, halt, pause, 
 from sdx_hub.cli.rollout_evidence import evidence
 from sdx_hub.cli.rollout_order import order_of, order_options
 from sdx_hub.cli.rollout_plan_text import plan_text
-from sdx_hub.cli.rollout_texts import list_text, show_text
+from sdx_hub.cli.rollout_texts import devices_text, list_text, show_text
 from sdx_hub.cli.rollout_watch import TIMEOUT, follow, watch
 from sdx_hub.cli.session import Session, command
-from sdx_hub.domain.rollout.states import ROLLOUT_STATES
+from sdx_hub.domain.rollout.states import MEMBER_STATES, ROLLOUT_STATES
 from sdx_hub.publishing.hub_client import HubClient, segment
 
 _RELEASE = click.argument("release", metavar="R")
@@ -102,6 +102,20 @@ def show(session: Session, rollout: str) -> None:
     with session.client() as hub:
         shown = hub.get(f"/rollouts/{segment(rollout)}")
     session.console.result(shown, lambda: show_text(shown))
+
+
+@rollout.command()
+@_ID
+@click.option("--state", type=click.Choice(MEMBER_STATES), help="Only in this state.")
+@click.option("--wave", type=click.IntRange(1), help="Only of this wave.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many to show.")
+@command()
+def devices(session: Session, rollout: str, state: str | None, wave: int | None, limit: int) -> None:
+    """List the devices of a rollout, and what became of each."""
+    with session.client() as hub:
+        path = f"/rollouts/{segment(rollout)}/devices"
+        found = list(islice(hub.pages(path, state=state, wave=wave), limit))
+    session.console.result(found, lambda: devices_text(found))
 
 
 @rollout.command()

@@ -54,6 +54,24 @@ def list_text(found: Sequence[Mapping[str, Any]]) -> str:
     return table(columns, rows)
 
 
+def devices_text(found: Sequence[Mapping[str, Any]]) -> str:
+    columns = ("device", "wave", "kind", "state", "since", "tries", "offered", "why")
+    rows = [
+        (
+            each["serial"],
+            each["wave"],
+            each["stratum"],
+            each["state"].replace("_", " "),
+            str(each["since"] or "")[:19],
+            each["attempt"],
+            each["offered"] or "",
+            " ".join(filter(None, (each["code"], each["detail"]))),
+        )
+        for each in found
+    ]
+    return table(columns, rows)
+
+
 def show_text(found: Mapping[str, Any]) -> str:
     """One rollout whole."""
     pairs: list[tuple[str, object]] = [
