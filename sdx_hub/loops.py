@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import structlog
 
+from sdx_hub.domain.errors import Unavailable
 from sdx_hub.observing import observed
 
 Work = Callable[[], Awaitable[object]]
@@ -36,8 +37,12 @@ async def _repeat(seconds: float, work: Work, name: str) -> None:
     while True:
         try:
             await work()
+        except Unavailable as error:
+            # The database is away for a while: that is no fault in here, and where it happened helps nobody.
+            _log.warning("loop_waits", loop=name, code=error.code, error=str(error))
+            observed.loop_failures[name] += 1
         except Exception:
-            # The database may be away for a while, a key may be missing: say so, and try again next time.
+            # A key may be missing: say so, and try again next time.
             _log.exception("loop_failed", loop=name)
             observed.loop_failures[name] += 1
         await asyncio.sleep(seconds)

@@ -179,5 +179,6 @@ def points_of(lab: Lab, kind: str) -> list[str]:
 def summary(kind: str, what: str, points: Sequence[str], boots: Sequence[Sequence[Boot]]) -> str:
     """The size of a sweep, for people."""
     reached = [one for one in boots if one[0].was_cut]
-    assert len(reached) >= 0.99 * len(boots), "cuts that came after the end test nothing"
+    # Which reports share a request depends on time, so that one run has a few points less than the one they come from.
+    assert len(reached) >= len(boots) - max(1, len(boots) // 100), "cuts that came after the end test nothing"
     return f"{kind} release: {len(reached)} {what} at {len(points)} points; each ended whole, with one final result"

@@ -6,7 +6,6 @@ possible in which state is a table (`domain.rollout.commands`). A command that c
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -36,14 +35,12 @@ from sdx_hub.services.rollouts.commands.commanding import (
     spoken,
 )
 from sdx_hub.services.rollouts.commands.starting import check_queries, create
-from sdx_hub.services.rollouts.going_back.putting_back import revert_uncounted
 from sdx_hub.services.rollouts.planning.approving import bound_approval, refuse_same_person, signed_by_two
 from sdx_hub.services.rollouts.planning.planning import PlanningService
 from sdx_hub.services.rollouts.records.applying import apply
 from sdx_hub.services.rollouts.records.rollout_rows import find_rollout, log_decision
 
 Check = Callable[[UnitOfWork, Rollout, Facts], Awaitable[None]]
-Then = Callable[[UnitOfWork, Rollout, datetime], Awaitable[int]]
 
 
 class RolloutService:
@@ -156,7 +153,7 @@ class RolloutService:
         """
         principal.require(Permission.OPERATE_DEVICES)
         sentence = spoken(principal, "ordered every touched device back", reason)
-        return await self._command(principal, rollout, "revert", sentence, then=revert_uncounted)
+        return await self._command(principal, rollout, "revert", sentence)
 
     async def cancel(self, principal: Principal, rollout: str, reason: str = "") -> Commanded:
         """End it for good: open offers are taken back, what is committed stays.
@@ -233,7 +230,6 @@ class RolloutService:
         sentence: str,
         *,
         check: Check | None = None,
-        then: Then | None = None,
     ) -> Commanded:
         """One command in one transaction.
 
@@ -243,7 +239,6 @@ class RolloutService:
             command: What.
             sentence: Who did what and why.
             check: Refuses, or changes the row, before the command is applied.
-            then: Moves members afterwards.
         """
         async with self._database.unit_of_work() as uow:
             row = await find_rollout(uow.session, rollout)
@@ -255,11 +250,8 @@ class RolloutService:
                 await check(uow, row, facts)
             decision = decided_by_person(facts, state, sentence)
             await apply(uow, row, facts, decision, now, actor=principal.name, command=command)
-            devices = await then(uow, row, now) if then is not None else 0
-            if devices:
-                uow.after_commit(self._fleet.catch_up)
             await uow.commit()
-        return commanded(row, devices)
+        return commanded(row)
 
     async def _member_command(
         self,

@@ -13,7 +13,6 @@ from sqlalchemy import TextClause, and_, case, exists, func, literal, not_, or_,
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
-from sdx_hub.domain.rollout.states import OUT
 from sdx_hub.persistence.number_lists import among
 from sdx_hub.persistence.tables.assignments import Action, Assignment
 from sdx_hub.persistence.tables.devices import Device
@@ -29,7 +28,6 @@ from sdx_hub.services.rollouts.going_back.moving_back import OFFERED, Line, move
 from sdx_hub.services.rollouts.going_back.way_back import BACK, PREVIOUS
 
 BATCH: Final = 2_000
-_UNCOUNTED: Final = ("queued", "superseded", *OUT)
 
 _ACCEPTED = col(Device.state) == "accepted"
 _held: Any = func.coalesce(col(Assignment.release_id), "")
@@ -116,17 +114,7 @@ async def revert_step(uow: UnitOfWork, row: Rollout, now: datetime, batch: int =
     return await move_members(uow, row, now, batch_of(row, AWAY_ROWS, batch), _REVERTED)
 
 
-async def revert_uncounted(uow: UnitOfWork, row: Rollout, now: datetime) -> int:
-    """Bring those back first whom no count tells from members that were never offered anything; return how many.
-
-    A rollout is reverted when no member is counted any more that is not back. One that is queued may have been offered
-    something, and left out after it, and nobody would see.
-    """
-    batch = batch_of(row, AWAY_ROWS, None).where(_Member.state.in_(_UNCOUNTED))
-    return await move_members(uow, row, now, batch, _REVERTED)
-
-
-def batch_of(row: Rollout, rows: TextClause, size: int | None) -> Any:
+def batch_of(row: Rollout, rows: TextClause, size: int) -> Any:
     """Numbers of the next members in one of the partial indices."""
     return (
         select(col(_Member.number)).where(col(_Member.rollout) == row.number, rows).order_by(_Member.number).limit(size)
