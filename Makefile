@@ -7,9 +7,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 B ?= poll
-# xdist takes the cores that there are. The tests of a module share a running hub, so a module goes to one worker, and
-# the long ones come first.
-WORKERS ?= auto
+# One more than there are cores: tests wait for servers half of the time. The tests of a module share a running hub, so a
+# module goes to one worker, and the long ones come first.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 SPREAD := --dist loadscope --no-loadscope-reorder
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

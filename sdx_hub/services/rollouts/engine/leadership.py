@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sdx_hub.loops import Work
 from sdx_hub.observing import ROLLOUT_LEADER, ROLLOUT_TICK, ROLLOUT_TICKED_S, observed
 from sdx_hub.persistence.database import Database
+from sdx_hub.persistence.failures import connecting
 
 _TRY: Final = text("SELECT pg_try_advisory_lock(7362610002)")
 _STILL: Final = text("SELECT 1")
@@ -38,17 +39,18 @@ class Leadership:
         """Whether this process leads now; it tries to, where nobody does.
 
         Raises:
-            Exception: The database is away; then it leads no more.
+            Unavailable: The database is away (code `database_unavailable`); then it leads no more.
         """
         if self._database.backend == "sqlite":
             observed.mark(ROLLOUT_LEADER, 1)
             return True
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                leads = await self._ask()
-        except BaseException:
-            await self.resign()
-            raise
+        with connecting():
+            try:
+                async with asyncio.timeout(_PATIENCE_S):
+                    leads = await self._ask()
+            except BaseException:
+                await self.resign()
+                raise
         if leads != self._leads:
             _log.info("rollouts_led_here", leads=leads)
         self._leads = leads

@@ -433,8 +433,7 @@ async def test_a_revert_finds_who_is_queued_again_after_an_offer(hub: Commands) 
     await hub.ends("S3", "failed")
     assert await hub.states(1) == {"S1": "queued", "S2": "skipped", "S3": "failed"}
     assert await hub.assigned("S1") == {"nav": NEW}
-    done = await hub.give("revert", 1)
-    assert done.devices == 2
+    await hub.give("revert", 1)
     await hub.tick()
     assert await hub.counts(1) == {"reverting": 3}
     assert await hub.assigned("S1") == {"nav": OLD}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from sdx_hub.domain.errors import Unavailable
 from sdx_hub.persistence.database import Database
 from sdx_hub.services.rollouts.engine.leadership import Leadership
 from tests.support.postgres import Databases
@@ -56,7 +57,7 @@ async def test_another_one_leads_when_the_server_lost_the_first(replicas: list[D
     async with replicas[1].unit_of_work() as uow:
         await uow.session.execute(_END_THE_LEADER)
     assert await other.leads()
-    with pytest.raises(Exception, match="connection"):
+    with pytest.raises(Unavailable):
         await one.leads()
     assert not await one.leads()
     await one.resign()
