@@ -79,14 +79,7 @@ class EvidenceService:
         principal.require(Permission.READ)
         async with self._database.reading() as session:
             number = (await find_rollout(session, rollout)).number
-            query = (
-                select(RolloutDecision)
-                .where(col(RolloutDecision.rollout) == number)
-                .order_by(col(RolloutDecision.id))
-                .limit(limit + 1)
-            )
-            if cursor:
-                query = query.where(col(RolloutDecision.id) > decode_cursor(cursor, int))
+            query = _part(select(RolloutDecision), RolloutDecision, number, cursor, limit)
             rows, more = cut((await session.scalars(query)).all(), limit)
         lines = [
             DecisionLine(
@@ -117,15 +110,10 @@ class EvidenceService:
         principal.require(Permission.READ)
         async with self._database.reading() as session:
             number = (await find_rollout(session, rollout)).number
-            query = (
-                select(RolloutOutcome, col(Device.id), col(Device.serial))
-                .join(Device, col(Device.number) == col(RolloutOutcome.number))
-                .where(col(RolloutOutcome.rollout) == number)
-                .order_by(col(RolloutOutcome.id))
-                .limit(limit + 1)
+            named = select(RolloutOutcome, col(Device.id), col(Device.serial)).join(
+                Device, col(Device.number) == col(RolloutOutcome.number)
             )
-            if cursor:
-                query = query.where(col(RolloutOutcome.id) > decode_cursor(cursor, int))
+            query = _part(named, RolloutOutcome, number, cursor, limit)
             rows, more = cut((await session.execute(query)).all(), limit)
         lines = [
             OutcomeLine(
@@ -144,3 +132,11 @@ class EvidenceService:
             for row, device, serial in rows
         ]
         return Page(lines, encode_cursor(lines[-1].id) if more else None)
+
+
+def _part(
+    query: Any, log: type[RolloutDecision] | type[RolloutOutcome], number: int, cursor: str | None, n: int
+) -> Any:
+    """The `n` lines of a rollout's log after a cursor, the oldest first, and one more."""
+    query = query.where(col(log.rollout) == number).order_by(col(log.id)).limit(n + 1)
+    return query.where(col(log.id) > decode_cursor(cursor, int)) if cursor else query
