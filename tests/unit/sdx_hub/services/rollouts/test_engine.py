@@ -4,6 +4,7 @@ import pytest
 
 from sdx_hub.domain.rollout.policy import Gate, Order
 from sdx_hub.persistence.database import Database
+from sdx_hub.services.rollouts.engine.engine import RolloutEngine
 from tests.unit.sdx_hub.services.conftest import OPERATOR, MovableClock
 from tests.unit.sdx_hub.services.rollouts.commands import Commands
 from tests.unit.sdx_hub.services.rollouts.members import SILENT_AFTER_S
@@ -123,6 +124,32 @@ async def test_a_revert_brings_back_whom_a_retry_had_queued_again(database: Data
     await hub.tick(2)
     assert await hub.counts(1) == {"reverted": 1}
     assert (await hub.rollout_row(1)).state == "reverted"
+
+
+async def test_a_revert_is_not_over_while_somebody_is_left_for_the_next_step(
+    database: Database, clock: MovableClock
+) -> None:
+    """The first one has something else by now, and ends at once; the second one is a step later."""
+    hub = Commands(database, clock)
+    hub.engine = RolloutEngine(database, clock, hub.fleet, batch=1)
+    await hub.release(OLD)
+    await hub.release("nav@3.0.0")
+    await hub.signed(NEW, "anna", "paul")
+    await hub.craft("S1", "S2", assigned=OLD)
+    await hub.service.start(OPERATOR, Order(release=NEW, waves=("100%",), gate=NEVER))
+    await hub.tick(4)
+    for serial in ("S1", "S2"):
+        await hub.ends(serial, "failed", "disk_full")
+    await hub.tick()
+    await hub.service.pause(OPERATOR, "ro-1")
+    await hub.service.retry(OPERATOR, "ro-1", None)
+    await hub.assigning.assign(OPERATOR, "nav@3.0.0", ["S1"])
+    await hub.service.revert(OPERATOR, "ro-1")
+    await hub.tick()
+    assert (await hub.states(1), (await hub.rollout_row(1)).state) == ({"S1": "reverted", "S2": "queued"}, "reverting")
+    await hub.tick()
+    assert await hub.states(1) == {"S1": "reverted", "S2": "reverting"}
+    assert await hub.assigned("S2") == {"nav": OLD}
 
 
 @pytest.mark.parametrize("end", ["finished", "cancelled"])
